@@ -1,0 +1,1 @@
+"""Corral: the front door of llama.cpp."""

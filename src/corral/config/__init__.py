@@ -1,0 +1,1 @@
+"""The settings, frozen, from corral.yaml, .env, the environment and flags."""

@@ -1,0 +1,1 @@
+"""The Pydantic models of the wire toward clients."""

@@ -1,0 +1,1 @@
+"""Serves one inference request."""

@@ -1,0 +1,1 @@
+"""Talks to llama-server and keeps it alive."""

@@ -1,0 +1,1 @@
+"""The HTTP edge: the FastAPI application and its probes."""
