@@ -1,1 +1,3 @@
 """Corral: the front door of llama.cpp."""
+
+__version__ = "0.1.0"

@@ -1,1 +1,44 @@
 """The settings, frozen, from corral.yaml, .env, the environment and flags."""
+
+from corral.config.describe import Setting, settings_table
+from corral.config.keys import ApiKey, key_digest
+from corral.config.launch import Launch, launch_plan
+from corral.config.load import load
+from corral.config.settings import (
+    AuthSettings,
+    Config,
+    LimitSettings,
+    LlamaSettings,
+    LogSettings,
+    ModelSettings,
+    QueueSettings,
+    RequestSettings,
+    RetrySettings,
+    RouteTimeouts,
+    ServerSettings,
+    TimeoutSettings,
+)
+from corral.config.urls import is_loopback
+
+__all__ = [
+    "ApiKey",
+    "AuthSettings",
+    "Config",
+    "Launch",
+    "LimitSettings",
+    "LlamaSettings",
+    "LogSettings",
+    "ModelSettings",
+    "QueueSettings",
+    "RequestSettings",
+    "RetrySettings",
+    "RouteTimeouts",
+    "ServerSettings",
+    "Setting",
+    "TimeoutSettings",
+    "is_loopback",
+    "key_digest",
+    "launch_plan",
+    "load",
+    "settings_table",
+]

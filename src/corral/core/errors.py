@@ -3,6 +3,7 @@
     CorralError
     ├── ConfigError              the operator corrects a setting
     ├── EngineError              the operator reads why llama-server does not start
+    ├── PullError                the operator reads why a model file could not be fetched
     ├── RequestError             4xx: the client changes its request
     │   ├── InvalidRequest           400
     │   ├── ContextLengthExceeded    400
@@ -67,6 +68,12 @@ class EngineError(CorralError):
     code = "engine_error"
 
 
+class PullError(CorralError):
+    """A model file could not be fetched; the message says why and what to try, and is for operators only."""
+
+    code = "pull_error"
+
+
 class RequestError(CorralError):
     """The client can put this right."""
 
@@ -123,16 +130,24 @@ class UnsupportedMediaType(RequestError):
 
 
 class RateLimited(RequestError):
+    """``headers`` are the ``x-ratelimit-*`` headers of the answer."""
+
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = headers
 
 
 class UpstreamRefused(RequestError):
     """llama-server refused what we let through; its status and message, in OpenAI's shape."""
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message, param=param)
         self.status = status
         self.code = code
 

@@ -1,0 +1,297 @@
+"""The settings: one frozen model per section, with their defaults, limits and descriptions.
+
+Attributes carry their unit (``connect_s``, ``body_bytes``); in corral.yaml and in
+environment names ``_s`` is left out and ``_bytes`` is ``_size``, because values
+carry the unit there (``connect: 5s``, ``body_size: 32MiB``).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
+
+from corral.config import units, urls, values
+from corral.config.keys import KEY, ApiKey
+from corral.config.problems import Mistake
+from corral.core.call import Endpoint
+
+# Numbers end up as C ints in llama.cpp.
+Count = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, BeforeValidator(values.whole_number), Field(ge=1, le=2**31 - 1)]
+Port = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=65535)]
+Flag = Annotated[bool, BeforeValidator(values.flag)]
+Duration = Annotated[float, BeforeValidator(units.seconds), Field(ge=0)]
+PositiveDuration = Annotated[float, BeforeValidator(units.seconds), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(units.size), Field(ge=1)]
+Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
+FilePath = Annotated[Path, BeforeValidator(values.path)]
+PathsByName = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(values.paths_by_name)]
+ModelName = Annotated[str, BeforeValidator(values.model_name)]
+Host = Annotated[str, BeforeValidator(urls.bind_host)]
+Origin = Annotated[str, BeforeValidator(urls.origin)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(values.words)]
+Url = Annotated[str, BeforeValidator(urls.upstream_url)]
+Urls = Annotated[tuple[Url, ...], BeforeValidator(values.words)]
+
+
+def _level(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _sendable(secret: SecretStr) -> SecretStr:
+    if not KEY.fullmatch(secret.get_secret_value()):
+        raise Mistake(
+            "the key holds a space or a character that an HTTP header cannot carry", "use visible ASCII characters"
+        )
+    return secret
+
+
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
+Secret = Annotated[SecretStr, AfterValidator(_sendable)]
+
+
+class Section(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True):
+    """Settings that belong together."""
+
+
+class ServerSettings(Section, frozen=True):
+    """The door that clients come to."""
+
+    host: Host = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 is every IPv4 address.")
+    port: Port = Field(default=8000, description="The port to listen on; 0 takes any free one.")
+    cors_origins: Origins = Field(
+        default=(),
+        description="Origins whose pages may call Corral from a browser; `*` is every origin.",
+        examples=["https://app.example.org"],
+    )
+    body_bytes: Size = Field(default=32 * 2**20, description="The largest request body.")
+    body_timeout_s: PositiveDuration = Field(default=60.0, description="How long a client may take to send a body.")
+    keep_alive_s: PositiveDuration = Field(default=75.0, description="How long an idle client connection stays open.")
+    comment_interval_s: PositiveDuration = Field(
+        default=15.0,
+        description="A stream that has sent nothing for so long gets an SSE comment, which keeps proxies patient.",
+    )
+    client_stall_s: PositiveDuration = Field(
+        default=60.0, description="A client that takes nothing of its answer for so long is cut off."
+    )
+    grace_s: Duration = Field(default=30.0, description="How long running requests may go on at shutdown.")
+    unready_s: Duration = Field(
+        default=0.0,
+        description="How long `/health` says 503 before the listener closes at shutdown, for load balancers.",
+    )
+
+
+class AuthSettings(Section, frozen=True):
+    """Who may come in."""
+
+    keys: tuple[ApiKey, ...] = Field(default=(), description="Keys, hashed; from the environment only.")
+    allow_anonymous: Flag = Field(
+        default=False, description="Serve without any key also when other machines can reach the listener."
+    )
+
+
+class LimitSettings(Section, frozen=True):
+    """How much a client may ask for."""
+
+    requests: Count = Field(default=600, description="Requests a client may make in a window; 0 is no limit.")
+    window_s: PositiveDuration = Field(default=60.0, description="The length of the sliding window.")
+
+
+class QueueSettings(Section, frozen=True):
+    """Waiting in front of a model."""
+
+    length: Count = Field(default=100, description="Requests that may wait for a model; more get 503 at once.")
+    patience_s: Duration = Field(default=60.0, description="How long a request waits for a free slot.")
+    unready_patience_s: Duration = Field(
+        default=30.0, description="How long a request waits for a model that is loading or restarting."
+    )
+
+
+class RouteTimeouts(Section, frozen=True):
+    """Limits to the phases of an attempt at an upstream; exceeding one is a 504 that names it."""
+
+    connect_s: PositiveDuration = Field(default=5.0, description="To connect to the upstream.")
+    first_byte_s: PositiveDuration = Field(
+        default=300.0, description="From the sent request to the first token: the prompt is read in this time."
+    )
+    between_tokens_s: PositiveDuration = Field(default=60.0, description="Between two tokens of a reply.")
+    total_s: PositiveDuration = Field(default=3600.0, description="For the whole reply.")
+
+
+class TimeoutSettings(Section, frozen=True):
+    """Time limits per route."""
+
+    chat: RouteTimeouts = RouteTimeouts()
+    completions: RouteTimeouts = RouteTimeouts()
+    embeddings: RouteTimeouts = RouteTimeouts(first_byte_s=120.0, total_s=600.0)
+
+    def of(self, endpoint: Endpoint) -> RouteTimeouts:
+        return {
+            Endpoint.CHAT: self.chat,
+            Endpoint.COMPLETIONS: self.completions,
+            Endpoint.EMBEDDINGS: self.embeddings,
+        }[endpoint]
+
+
+class RetrySettings(Section, frozen=True):
+    """Trying again what failed before the first byte reached the client."""
+
+    attempts: Positive = Field(default=4, description="Tries in all; 1 never tries again.")
+    backoff_s: Duration = Field(
+        default=0.25, description="The pause before the second try; it doubles with each further one."
+    )
+    backoff_max_s: Duration = Field(default=4.0, description="The longest pause between tries.")
+    deadline_s: Duration = Field(default=30.0, description="No new try begins later than this after the first.")
+
+
+class RequestSettings(Section, frozen=True):
+    """What requests may contain, and what is put in where they say nothing."""
+
+    default_max_tokens: Positive = Field(default=4096, description="`max_tokens` of a request that names none.")
+    whole_max_tokens: Count = Field(
+        default=16,
+        description="Replies of at most so many tokens are fetched in one piece, not gathered from a stream.",
+    )
+    remote_images: Flag = Field(
+        default=False,
+        description="Let llama-server fetch images by URL. It can then reach whatever its machine can reach.",
+    )
+    max_inputs: Positive = Field(
+        default=2048, description="Inputs in one embeddings request, or prompts in one completion."
+    )
+    max_depth: Positive = Field(default=64, description="The deepest nesting of JSON in a body.")
+
+
+class LlamaSettings(Section, frozen=True):
+    """The llama-servers that Corral or the launcher scripts start, and how to speak to the others."""
+
+    threads: Positive | None = Field(
+        default=None, description="CPU threads for generating; llama.cpp chooses if not set.", examples=[20]
+    )
+    threads_batch: Positive | None = Field(
+        default=None, description="CPU threads for reading prompts; as `threads` if not set.", examples=[20]
+    )
+    ctx: Count | None = Field(
+        default=None,
+        description="Context in tokens, shared by the slots; 0 or not set is the model's own.",
+        examples=[4096],
+    )
+    n_batch: Positive | None = Field(
+        default=None,
+        description="Tokens of a prompt that are read in one step; "
+        "not set: 1024 with embeddings, else llama.cpp's default.",
+        examples=[1024],
+    )
+    parallel: Positive | None = Field(
+        default=None,
+        description="Slots: requests answered at the same time; llama.cpp's default if not set.",
+        examples=[4],
+    )
+    embeddings: Flag = Field(default=True, description="Serve embeddings beside chat.")
+    server_bin: FilePath | None = Field(
+        default=None,
+        description="The llama-server to start; else one on the PATH, else the embedded engine.",
+        examples=["/opt/llama.cpp/llama-server"],
+    )
+    extra_args: Words = Field(
+        default=(), description="Further arguments for llama-server, as they are.", examples=["--flash-attn,on"]
+    )
+    start_timeout_s: PositiveDuration = Field(default=600.0, description="How long a model may take to load.")
+    stop_grace_s: Duration = Field(
+        default=10.0, description="How long a llama-server may take to stop before it is killed."
+    )
+    log_dir: FilePath | None = Field(
+        default=None,
+        description="Where llama-server's output goes; if not set, only its last lines are kept, in memory.",
+        examples=["./run/logs"],
+    )
+    log_bytes: Size = Field(
+        default=10 * 2**20, description="The largest log file of a llama-server; then it is rotated."
+    )
+    api_key: Secret | None = Field(
+        default=None, description="The key that upstreams ask for. Environment only.", examples=["KEY"]
+    )
+    model_paths: PathsByName = Field(
+        default=(),
+        description="Launchers: the file of each model in `MODEL_UPSTREAMS`.",
+        examples=["llama-8b=./models/llama-8b.gguf"],
+    )
+    model_path: FilePath | None = Field(
+        default=None, description="Launchers: the file of the only model.", examples=["./models/llama-8b.gguf"]
+    )
+    enabled: Words = Field(
+        default=(), description="Launchers: start only these models; empty is all of them.", examples=["llama-8b"]
+    )
+
+
+class ModelSettings(Section, frozen=True):
+    """A model that clients may name: either upstreams that run already, or a file that Corral starts."""
+
+    name: ModelName = Field(
+        description="The name clients ask for; a model with a `file` may go without.", examples=["llama-8b"]
+    )
+    upstreams: Urls = Field(
+        default=(),
+        description="URLs of llama-servers that run already (one: `upstream`).",
+        examples=["http://127.0.0.1:8080"],
+    )
+    file: FilePath | None = Field(
+        default=None,
+        description="A GGUF file for which Corral starts a llama-server.",
+        examples=["./models/llama-8b.gguf"],
+    )
+    allow_fields: Words = Field(
+        default=(),
+        description="Request fields that are refused elsewhere and may pass to this model.",
+        examples=["id_slot"],
+    )
+    default_max_tokens: Positive | None = Field(
+        default=None,
+        description="`max_tokens` of a request that names none; `requests.default_max_tokens` if not set.",
+        examples=[1024],
+    )
+
+    @model_validator(mode="after")
+    def _runs_already_or_is_started(self) -> Self:
+        if bool(self.upstreams) == (self.file is not None):
+            raise Mistake("the model has not exactly one of upstream, upstreams, file", "write one of them")
+        if len(set(self.upstreams)) < len(self.upstreams):
+            raise Mistake("the model names an upstream twice", "name each llama-server once")
+        return self
+
+
+class LogSettings(Section, frozen=True):
+    """What Corral tells about itself."""
+
+    level: Level = Field(default="info", description="debug, info, warning or error.")
+
+
+# What serves when nothing names a model: llama-server at its own default address.
+DEFAULT_MODEL = "llama"
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+class Config(Section, frozen=True):
+    """Every setting. ``load`` makes it and checks what a single value cannot show: files, repeated names, exposure."""
+
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+    queue: QueueSettings = QueueSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    retries: RetrySettings = RetrySettings()
+    requests: RequestSettings = RequestSettings()
+    llama: LlamaSettings = LlamaSettings()
+    models: tuple[ModelSettings, ...] = (ModelSettings(name=DEFAULT_MODEL, upstreams=(DEFAULT_URL,)),)
+    any_model: Flag = Field(
+        default_factory=lambda others: len(others.get("models", ())) == 1,
+        description="Serve every model name with the only model; without it other names get 404. "
+        "If not set: true with `LLAMA_BASE_URL` or one `--model`, false with `MODEL_UPSTREAMS` or `models`.",
+    )
+    logs: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _any_model_has_one_to_go_to(self) -> Self:
+        if self.any_model and len(self.models) != 1:
+            raise Mistake(f"there are {len(self.models)} models to choose from", "name one model, or write false")
+        return self

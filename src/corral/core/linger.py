@@ -1,0 +1,37 @@
+"""When the slot of an abandoned task is free again.
+
+llama-server notices a closed stream only between tokens, and not at all while
+it reads the prompt (8-10 s were measured), so a slot that was given up is
+counted until ``/slots`` shows it free. ``/slots`` does not say whose task runs
+where; what it shows at the time of leaving bounds it: ours is among those.
+"""
+
+from dataclasses import dataclass, field
+
+# One task in one slot, as /slots names it: (slot id, task id).
+Task = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Lingering:
+    """Slots of one abandoned call. Written by its replica."""
+
+    tasks: int
+    # When the slots count as free although never seen so, in seconds of the replica's clock.
+    until: float
+    # The leases which were known to run when the call was abandoned; each accounts for its tasks.
+    others: frozenset[int]
+    seen: frozenset[Task] = field(default_factory=frozenset)
+    looks: int = 0
+
+    def look(self, processing: frozenset[Task], running: dict[int, int]) -> None:
+        """Take in what /slots shows now; ``running`` holds the tasks of each lease that is known to run.
+
+        Two looks make up the set that ours must be in, as a request that was
+        just sent may not be in a slot at the first; later ones can only shrink it.
+        """
+        self.looks += 1
+        self.seen = self.seen | processing if self.looks <= 2 else self.seen & processing
+        known = sum(running.get(other, 0) for other in self.others)
+        if self.looks >= 2:
+            self.tasks = min(self.tasks, max(0, len(self.seen & processing) - known))

@@ -1,0 +1,57 @@
+"""What is true now, asked of its owner when someone looks."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from corral.core.lifecycle import State
+
+
+class Instrument(Enum):
+    """Everything that can be read at a scrape: its metric's name, meaning and labels."""
+
+    EXCHANGES = ("corral_exchanges_in_flight", "Exchanges that are open now.", ("route",))
+    WAITERS = ("corral_queue_waiters", "Calls that wait for a slot now.", ("model",))
+    SLOTS = ("corral_slots", "Slots of a replica.", ("model", "replica"))
+    SLOTS_BUSY = ("corral_slots_busy", "Slots that calls hold now.", ("model", "replica"))
+    SLOTS_LINGERING = (
+        "corral_slots_lingering",
+        "Slots that calls have given up and llama-server has not freed yet.",
+        ("model", "replica"),
+    )
+    REPLICA_STATE = (
+        "corral_replica_state",
+        "1 for the state that the replica is in, 0 for the others.",
+        ("model", "replica", "state"),
+    )
+    LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())
+    BUILD = ("corral_build_info", "Always 1; the versions are in the labels.", ("version", "python"))
+    START_TIME = ("process_start_time_seconds", "When the process started, in Unix time.", ())
+    CPU = ("process_cpu_seconds_total", "CPU time that the process has used.", ())
+    MEMORY = ("process_resident_memory_bytes", "Memory that the process holds now (Linux only).", ())
+    PEAK_MEMORY = ("process_peak_resident_memory_bytes", "The most memory that the process has held.", ())
+    OPEN_FDS = ("process_open_fds", "File descriptors that are open now.", ())
+    MAX_FDS = ("process_max_fds", "File descriptors that the process may open.", ())
+
+    def __init__(self, metric: str, meaning: str, labels: tuple[str, ...]) -> None:
+        self.metric = metric
+        self.meaning = meaning
+        self.labels = labels
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value, with the values of its instrument's labels in their order."""
+
+    instrument: Instrument
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+Source = Callable[[], Iterable[Reading]]
+
+
+def replica_state(model: str, replica: str, state: State) -> Iterator[Reading]:
+    """One reading for each state there is, so that a state that was left goes to 0 instead of vanishing."""
+    for each in State:
+        yield Reading(Instrument.REPLICA_STATE, float(each is state), (model, replica, each.value))

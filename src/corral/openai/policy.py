@@ -1,0 +1,113 @@
+"""What an operator lets clients send, and which fields reach llama-server."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from corral.core.errors import InvalidRequest
+from corral.openai.complaints import UNSUPPORTED, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's settings for the requests of one model."""
+
+    default_max_tokens: int
+    # Refused fields that this model's clients may send, by name or by pattern
+    # as in ``REFUSED``, ``speculative.*`` and ``reasoning_budget_*_tag``.
+    allow_fields: frozenset[str] = frozenset()
+    # llama-server fetches web addresses itself, from inside the operator's network.
+    remote_images: bool = False
+    # Prompts or embedding inputs in one request.
+    max_inputs: int = 2048
+    # Nesting of the JSON body. orjson writes at most 254 levels.
+    max_depth: int = 64
+
+
+# llama-server copies every key it does not know into its internal parameters
+# (server-common.cpp), so that a client could choose the slot it evicts another
+# from, see the whole prompt, or replace the parser of the reply.
+REFUSED = frozenset(
+    {
+        "__verbose",
+        "chat_format",
+        "chat_parser",
+        "generation_prompt",
+        "grammar_triggers",
+        "id_slot",
+        "lora",
+        "message_delimiters",
+        "n_cache_reuse",
+        "n_predict",
+        "preserved_tokens",
+        "response_fields",
+        "verbose",
+    }
+)
+SPECULATIVE = "speculative.*"
+BUDGET_TAGS = "reasoning_budget_*_tag"
+
+# Corral's own: it decides how llama-server is asked, and counts the tokens.
+OWNED = frozenset(
+    {
+        "max_completion_tokens",
+        "max_tokens",
+        "model",
+        "n_predict",
+        "return_progress",
+        "sse_ping_interval",
+        "stream",
+        "stream_options",
+    }
+)
+
+
+def fields_of(body: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """The fields to send upstream: what the client sent, without nulls (the default) and without Corral's own.
+
+    Raises ``InvalidRequest`` for a refused field.
+    """
+    fields = {}
+    for key, value in body.items():
+        if value is None:
+            continue
+        pattern = _refusal(key)
+        if pattern is not None and policy.allow_fields.isdisjoint((key, pattern)):
+            raise _refused(key)
+        if key not in OWNED:
+            fields[key] = value
+    return fields
+
+
+def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Refuse what llama-server would ignore in silence, where that would change the reply."""
+    for key, reason in reasons.items():
+        if body.get(key) is not None:
+            raise InvalidRequest(f"'{key}' is not supported: {reason}", param=key, code=UNSUPPORTED)
+
+
+def token_limit(limits: Iterable[int | None], policy: Policy) -> int:
+    """The first limit given, else the operator's default; -1 is how users of llama-server write "none"."""
+    return next((limit for limit in limits if limit is not None and limit >= 0), policy.default_max_tokens)
+
+
+def _refusal(key: str) -> str | None:
+    """What refuses the field: its own name, or a pattern."""
+    if key in REFUSED:
+        return key
+    if key == "speculative" or key.startswith("speculative."):
+        return SPECULATIVE
+    # Also "…_end_tags", which newer llama-servers know.
+    if key.startswith("reasoning_budget_") and key.removesuffix("s").endswith("_tag"):
+        return BUDGET_TAGS
+    return None
+
+
+def _refused(key: str) -> InvalidRequest:
+    name = shown(key)
+    instead = "use 'max_tokens'" if key == "n_predict" else "leave it out"
+    return InvalidRequest(
+        f"'{name}' is internal to the model server and not allowed for this model; {instead}",
+        param=name,
+        code=UNSUPPORTED,
+    )

@@ -1,0 +1,116 @@
+"""One try at one replica: what is sent, and how its reply is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from corral.config import RequestSettings, TimeoutSettings
+from corral.core.call import Call, Endpoint
+from corral.core.errors import BadReply, ConnectFailed
+from corral.core.record import Record
+from corral.openai.errors import upstream_error
+from corral.pipeline.answer import Answer
+from corral.pipeline.gather import gather
+from corral.pipeline.relay import StreamWatch, relay
+from corral.pipeline.whole import Whole, read_whole
+from corral.upstream.probe import authorization
+from corral.upstream.replica import Lease
+from corral.upstream.wire import Client, Reply
+
+# An error reply is a few hundred bytes; more of it is of no use to anyone.
+ERROR_LIMIT_BYTES = 64 * 1024
+# 2048 embeddings of 8192 dimensions as text.
+WHOLE_LIMIT_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Makes attempts: the same client and settings for all."""
+
+    client: Client
+    timeouts: TimeoutSettings
+    requests: RequestSettings
+    clock: Callable[[], float]
+
+    async def relay(self, lease: Lease, call: Call, answer: Answer, record: Record) -> None:
+        """Stream to the client; raises what broke it."""
+        with await self._send(lease, call, record, stream=True) as reply:
+            await relay(reply, call, answer, record, self._watch(reply, call, record))
+            lease.abandoned = False
+
+    async def whole(self, lease: Lease, call: Call, record: Record) -> Whole:
+        """The reply in one piece: gathered from a stream, or asked for whole where that is better."""
+        if self.asked_whole(call):
+            return await self._fetch(lease, call, record)
+        with await self._send(lease, call, record, stream=True) as reply:
+            body = await gather(reply, call, record, self._watch(reply, call, record))
+            lease.abandoned = False
+        return Whole(body, record.usage)
+
+    def asked_whole(self, call: Call) -> bool:
+        """Embeddings, short replies, and logprobs with tools, which llama-server refuses to stream."""
+        if call.endpoint is Endpoint.EMBEDDINGS or (call.logprobs and call.tools):
+            return True
+        return call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
+
+    async def _fetch(self, lease: Lease, call: Call, record: Record) -> Whole:
+        with await self._send(lease, call, record, stream=False) as reply:
+            body = await reply.read(WHOLE_LIMIT_BYTES)
+            lease.abandoned = False
+        record.first_byte_at = record.first_byte_at or self.clock()
+        return read_whole(body, call)
+
+    async def _send(self, lease: Lease, call: Call, record: Record, *, stream: bool) -> Reply:
+        """Send the call; the reply is what was asked for, and anything else is raised."""
+        replica = lease.replica
+        if replica.address is None:
+            raise ConnectFailed("the model server has just stopped")
+        limits = self.timeouts.of(call.endpoint)
+        lease.abandoned = True
+        try:
+            reply = await self.client.send(
+                replica.address,
+                "POST",
+                call.endpoint.path,
+                headers=[*_headers(record.request_id, stream=stream), *authorization(replica.key)],
+                body=_body(call, stream=stream),
+                connect_s=limits.connect_s,
+                # The head of a whole reply comes with its last token.
+                head_s=limits.first_byte_s if stream or call.endpoint is Endpoint.EMBEDDINGS else limits.total_s,
+            )
+        except ConnectFailed:
+            lease.abandoned = False
+            raise
+        lease.started = stream
+        reply.limit(limits.first_byte_s, "first_byte")
+        if reply.status != 200:
+            with reply:
+                body = await reply.read(ERROR_LIMIT_BYTES)
+                lease.abandoned = False
+                raise upstream_error(reply.status, body, call.endpoint)
+        expected = b"text/event-stream" if stream else b"application/json"
+        if not (reply.header(b"content-type") or b"").startswith(expected):
+            reply.close()
+            raise BadReply("the model server answered with an unexpected content type")
+        return reply
+
+    def _watch(self, reply: Reply, call: Call, record: Record) -> StreamWatch:
+        return StreamWatch(reply, record, self.clock, self.timeouts.of(call.endpoint).between_tokens_s)
+
+
+def _headers(request_id: str, *, stream: bool) -> list[tuple[bytes, bytes]]:
+    accept = b"text/event-stream" if stream else b"application/json"
+    return [(b"content-type", b"application/json"), (b"accept", accept), (b"x-request-id", request_id.encode())]
+
+
+def _body(call: Call, *, stream: bool) -> bytes:
+    fields = dict(call.fields)
+    if call.model:
+        fields["model"] = call.model
+    if stream:
+        fields["stream"] = True
+        fields["stream_options"] = {"include_usage": True}
+        # With it llama-server looks for a departed client while it reads the prompt, and we see that it is alive.
+        fields["return_progress"] = True
+    return orjson.dumps(fields)

@@ -1,0 +1,198 @@
+"""One request and its answer: from the headers to the record."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from corral.config import ServerSettings
+from corral.core import sse
+from corral.core.call import Call, Endpoint
+from corral.core.errors import (
+    CorralError,
+    InvalidRequest,
+    RateLimited,
+    RequestError,
+    ShuttingDown,
+    Unavailable,
+    UnsupportedMediaType,
+    UpstreamTimeout,
+)
+from corral.core.headers import request_id
+from corral.core.record import Outcome, Record
+from corral.openai.errors import error_body, error_event, error_headers
+from corral.openai.parse import Policy, parse
+from corral.pipeline.answer import Answer, ClientGone, Headers, Inbound
+from corral.pipeline.authenticate import Keyring
+from corral.pipeline.forward import JSON_HEADERS, Forwarder
+from corral.pipeline.ledger import Ledger
+from corral.pipeline.limiter import Limiter
+from corral.pipeline.relay import SSE_HEADERS
+from corral.upstream.fleet import Fleet
+from corral.upstream.pool import Pool
+
+log = logging.getLogger("corral")
+
+# What nginx logs for a client that closed its connection before the answer.
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Serves inference requests, whichever door they came in by; holds nothing of them."""
+
+    keyring: Keyring
+    limiter: Limiter
+    fleet: Fleet
+    forwarder: Forwarder
+    ledger: Ledger
+    server: ServerSettings
+    # What the model that is asked for lets a request say.
+    policy_of: Callable[[str], Policy]
+    new_id: Callable[[], str]
+
+    async def serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer) -> None:
+        """Answer one request, whatever happens, and leave one record of it.
+
+        Cancelled because the client has left (``answer.gone``), it returns;
+        cancelled otherwise, it tells the client and goes on being cancelled.
+        """
+        with self.ledger.open(endpoint, request_id(_header(inbound.headers, b"x-request-id"), self.new_id)) as record:
+            answer.headers.append((b"x-request-id", record.request_id.encode()))
+            try:
+                await self._serve(endpoint, inbound, answer, record)
+                _succeed(answer, record)
+            except CorralError as error:
+                _fail(error, answer, record)
+            except ClientGone:
+                _forget(record)
+            except asyncio.CancelledError:
+                if not answer.gone:
+                    _fail(ShuttingDown("the server is shutting down", retry_after_s=1.0), answer, record)
+                    raise
+                _uncancel()
+                _forget(record)
+            except Exception:
+                # The last border: a bug of ours becomes an answer too, and says where it is.
+                log.exception("an exchange failed", extra={"fields": {"request_id": record.request_id}})
+                _fail(CorralError("Corral failed to serve this request; the operator's log says why"), answer, record)
+                record.outcome = Outcome.ABORTED
+            finally:
+                record.bytes_out = answer.bytes_sent
+
+    async def _serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer, record: Record) -> None:
+        principal = self.keyring.authenticate(inbound.headers)
+        record.client = principal.client
+        _ensure_json(inbound.headers)
+        body = await inbound.body(self.server.body_bytes, self.server.body_timeout_s)
+        record.bytes_in = len(body)
+        call = parse(endpoint, body, self.policy_of)
+        record.stream = call.stream
+        pool = self.fleet.pool(call.model)
+        record.model = pool.name
+        _ensure_possible(call, pool)
+        with self.limiter.admit(principal) as reservation:
+            answer.headers.extend(reservation.headers())
+            with self._comments(answer, call):
+                await self.forwarder.forward(call, pool, answer, record)
+
+    @contextmanager
+    def _comments(self, answer: Answer, call: Call) -> Iterator[None]:
+        """Give a stream that is silent for long a sign of life, so that nothing in between cuts it."""
+        if not call.stream:
+            yield
+            return
+        comments = Comments(answer, self.server.comment_interval_s)
+        try:
+            yield
+        finally:
+            comments.stop()
+
+
+class Comments:
+    """Writes a comment whenever a stream has been silent for an interval. One writer: its own timer."""
+
+    def __init__(self, answer: Answer, interval_s: float) -> None:
+        self._answer = answer
+        self._interval_s = interval_s
+        self._sent = 0
+        self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        if self._answer.bytes_sent == self._sent:
+            if not self._answer.started:
+                self._answer.start(200, SSE_HEADERS)
+            self._answer.write(sse.comment("waiting"))
+        self._sent = self._answer.bytes_sent
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
+
+
+def _header(headers: Headers, name: bytes) -> bytes | None:
+    return next((value for key, value in headers if key == name), None)
+
+
+def _ensure_json(headers: Headers) -> None:
+    # curl -d says application/x-www-form-urlencoded; llama-server and OpenAI's own examples name JSON.
+    content_type = (_header(headers, b"content-type") or b"application/json").partition(b";")[0].strip().lower()
+    if content_type != b"application/json":
+        raise UnsupportedMediaType("send the body as JSON, with the header 'Content-Type: application/json'")
+
+
+def _ensure_possible(call: Call, pool: Pool) -> None:
+    """Refuse what llama-server would ignore in silence: tools at a template that knows none."""
+    known = [replica.facts for replica in pool.replicas if replica.facts is not None]
+    if call.tools and known and not any(facts.tools for facts in known):
+        raise InvalidRequest(
+            f"the chat template of model '{pool.name}' knows no tools; ask another model, or leave 'tools' out",
+            param="tools",
+            code="unsupported_parameter",
+        )
+
+
+def _succeed(answer: Answer, record: Record) -> None:
+    record.status = 200
+    record.outcome = Outcome.CLIENT_GONE if answer.gone else Outcome.OK
+
+
+def _forget(record: Record) -> None:
+    """The client has left: nobody is to blame, and nothing can be said."""
+    record.status = CLIENT_CLOSED_REQUEST
+    record.outcome = Outcome.CLIENT_GONE
+
+
+def _fail(error: CorralError, answer: Answer, record: Record) -> None:
+    """Tell the client: by the status, or within a stream that has begun, which then ends without [DONE]."""
+    record.error_code = error.code
+    record.status = 200 if answer.started else error.status
+    record.outcome = Outcome.CUT if record.token_events and answer.started else _outcome(error)
+    if not answer.started:
+        headers = [*JSON_HEADERS, *error_headers(error)]
+        answer.send(error.status, headers, error_body(error))
+    elif not answer.ended:
+        answer.write(error_event(error))
+        answer.end()
+
+
+def _outcome(error: CorralError) -> Outcome:
+    match error:
+        case RateLimited():
+            return Outcome.LIMITED
+        case RequestError():
+            return Outcome.REFUSED
+        case Unavailable():
+            return Outcome.UNAVAILABLE
+        case UpstreamTimeout():
+            return Outcome.TIMEOUT
+        case _:
+            return Outcome.UPSTREAM_ERROR
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

@@ -1,0 +1,142 @@
+"""Gets a call answered: waits for a slot, tries, and tries again where that can help."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TypeVar
+
+from corral.config import RetrySettings
+from corral.core.call import Call, Endpoint
+from corral.core.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    InvalidRequest,
+    UpstreamError,
+    UpstreamLoading,
+    UpstreamTimeout,
+)
+from corral.core.parts import part_inputs, part_ranges
+from corral.core.record import Record
+from corral.core.retry import next_delay
+from corral.pipeline.answer import Answer
+from corral.pipeline.attempt import Attempts
+from corral.pipeline.whole import Whole, merge
+from corral.upstream.pool import Pool
+from corral.upstream.replica import Lease
+
+# Parts of one call that run at once: each takes half of the slots.
+PARTS_AT_ONCE = 2
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarder:
+    """Forwards calls; holds nothing of them."""
+
+    attempts: Attempts
+    retries: RetrySettings
+    # A random number from 0 to 1, so that those who failed together do not come back together.
+    jitter: Callable[[], float]
+    # Told of each retry: the model and the code of the error behind it.
+    on_retry: Callable[[str, str], None]
+
+    async def forward(self, call: Call, pool: Pool, answer: Answer, record: Record) -> None:
+        """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
+        total_s = self.attempts.timeouts.of(call.endpoint).total_s
+        try:
+            async with asyncio.timeout(total_s) as scope:
+                await self._forward(call, pool, answer, record)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise UpstreamTimeout("total", total_s) from None
+
+    async def _forward(self, call: Call, pool: Pool, answer: Answer, record: Record) -> None:
+        record.queued_at = self.attempts.clock()
+        if call.stream:
+            _ensure_streamable(call, pool)
+            await self._try(call, pool, record, lambda lease: self.attempts.relay(lease, call, answer, record))
+            return
+        size = part_inputs(call.inputs, call.n, pool.slots)
+        whole = await (
+            self._whole(call, pool, record) if size == call.inputs else self._in_parts(call, size, pool, record)
+        )
+        record.usage = whole.usage
+        answer.send(200, JSON_HEADERS, whole.body)
+
+    async def _whole(self, call: Call, pool: Pool, record: Record) -> Whole:
+        return await self._try(call, pool, record, lambda lease: self.attempts.whole(lease, call, record))
+
+    async def _in_parts(self, call: Call, size: int, pool: Pool, record: Record) -> Whole:
+        """Let the parts of a large call take their turns in the queue, and put their replies together."""
+        ranges = part_ranges(call.inputs, size)
+        replies: dict[int, Whole] = {}
+        todo = iter(ranges)
+
+        async def work() -> None:
+            for part in todo:
+                replies[part.start] = await self._whole(_part(call, part), pool, record)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(PARTS_AT_ONCE):
+                    tasks.create_task(work(), name="corral-part")
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        starts = [part.start for part in ranges]
+        return merge([replies[start] for start in starts], starts, call)
+
+    async def _try(self, call: Call, pool: Pool, record: Record, attempt: Callable[[Lease], Awaitable[T]]) -> T:
+        """Attempts until one succeeds, the error is final, tokens have reached the client, or it takes too long."""
+        clock = self.attempts.clock
+        since = clock()
+        avoid = None
+        for made in count(1):
+            with await pool.lease(call.tasks, avoid=avoid) as lease:
+                self._note(record, lease)
+                try:
+                    return await attempt(lease)
+                except UpstreamError as error:
+                    _blame(lease, error)
+                    relayed = call.stream and record.token_events
+                    pause_s = next_delay(error, made, clock() - since, self.retries, self.jitter())
+                    if relayed or pause_s is None:
+                        raise
+                    failure, avoid = error, lease.replica
+            self.on_retry(pool.name, failure.code or "")
+            await asyncio.sleep(pause_s)
+        raise AssertionError("count() has no end")
+
+    def _note(self, record: Record, lease: Lease) -> None:
+        record.attempts += 1
+        record.replica = lease.replica.name
+        record.token_events = 0
+        record.first_byte_at = None
+        if record.leased_at is None:
+            record.leased_at = self.attempts.clock()
+
+
+def _ensure_streamable(call: Call, pool: Pool) -> None:
+    if call.inputs > 1 and 0 < pool.slots < call.tasks:
+        raise InvalidRequest(
+            f"a stream takes at most {pool.slots // call.n} prompts of this model; send fewer, or ask without 'stream'",
+            param="prompt",
+            code="invalid_value",
+        )
+
+
+def _part(call: Call, part: range) -> Call:
+    key = "input" if call.endpoint is Endpoint.EMBEDDINGS else "prompt"
+    inputs = call.fields[key][part.start : part.stop]
+    return replace(call, fields={**call.fields, key: inputs}, inputs=len(inputs))
+
+
+def _blame(lease: Lease, error: UpstreamError) -> None:
+    """Some errors say that the server itself is not well."""
+    connecting = isinstance(error, UpstreamTimeout) and error.phase == "connect"
+    if connecting or isinstance(error, ConnectFailed | ConnectionLost | UpstreamLoading):
+        lease.replica.suspect(error)

@@ -1,0 +1,143 @@
+"""Collects a stream into the one reply that llama-server would have sent whole."""
+
+from typing import Any
+
+import orjson
+
+from corral.core import sse
+from corral.core.call import Call, Endpoint
+from corral.core.chunks import usage_json
+from corral.core.errors import BadReply
+from corral.core.record import Record
+from corral.pipeline.relay import StreamWatch, ensure_done, stop_if_over
+from corral.pipeline.stream import StreamReader
+from corral.upstream.wire import Reply
+
+# Keys of a chunk that are the same in each, and those that the reply has of its own.
+OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_completion"}
+
+# As much text as one reply may grow to: beyond any context there is.
+GATHER_LIMIT_BYTES = 256 * 1024 * 1024
+
+
+async def gather(reply: Reply, call: Call, record: Record, watch: StreamWatch) -> bytes:
+    """The whole reply as JSON; sets the record's usage, however it ends. Raises what broke the stream."""
+    reader = StreamReader(call)
+    gathering = Gathering(call.endpoint)
+
+    def feed(piece: bytes) -> None:
+        if events := reader.read(piece):
+            watch.tokens(reader)
+            gathering.add(events)
+        stop_if_over(reader, reply)
+
+    try:
+        await reply.splice(feed)
+    finally:
+        record.usage = reader.usage()
+    ensure_done(reader)
+    return orjson.dumps(gathering.reply() | {"usage": usage_json(record.usage)})
+
+
+class Gathering:
+    """The choices of a reply as they grow. One writer: the stream's callback."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._shared: dict[str, Any] = {}
+        self._choices: dict[int, Choice] = {}
+        self._bytes = 0
+
+    def add(self, events: list[bytes]) -> None:
+        """Take in events of the stream; raises BadReply when one is not what it should be."""
+        try:
+            for event in events:
+                self._add(sse.payload(event) or b"")
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise BadReply("the model server sent a malformed event") from error
+
+    def reply(self) -> dict[str, Any]:
+        """What has been gathered, without its usage."""
+        choices = [choice.whole(self._endpoint) for _, choice in sorted(self._choices.items())]
+        return {"choices": choices, **self._shared, "object": OBJECTS[self._endpoint]}
+
+    def _add(self, data: bytes) -> None:
+        if data == sse.DONE:
+            return
+        self._bytes += len(data)
+        if self._bytes > GATHER_LIMIT_BYTES:
+            raise BadReply("the model server's reply is too large")
+        chunk = orjson.loads(data)
+        for each in chunk.pop("choices"):
+            self._choices.setdefault(each["index"], Choice(each["index"])).add(each)
+        chunk.pop("usage", None)
+        # `created` changes from second to second within one stream; a whole reply has the time of its end.
+        self._shared.update(chunk)
+
+
+class Choice:
+    """One choice. One writer: its gathering."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._finish_reason: str | None = None
+        self._texts: dict[str, list[str]] = {}
+        self._tool_calls: dict[int, ToolCall] = {}
+        self._logprobs: dict[str, list[Any]] = {}
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Take in one piece: the ``delta`` of a chat, the ``text`` of a completion."""
+        self._finish_reason = piece.get("finish_reason") or self._finish_reason
+        for key, value in (piece.get("delta") or {"text": piece.get("text")}).items():
+            if key == "tool_calls":
+                self._add_tool_calls(value)
+            elif isinstance(value, str) and key != "role":
+                self._texts.setdefault(key, []).append(value)
+        for key, values in (piece.get("logprobs") or {}).items():
+            self._logprobs.setdefault(key, []).extend(values)
+
+    def whole(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The choice as a whole reply has it, with the keys in llama-server's order."""
+        texts = {key: "".join(pieces) for key, pieces in self._texts.items()}
+        if endpoint is Endpoint.COMPLETIONS:
+            return {
+                "text": texts.get("text", ""),
+                "index": self._index,
+                "logprobs": self._logprobs or None,
+                "finish_reason": self._finish_reason,
+            }
+        logprobs = {"logprobs": self._logprobs} if self._logprobs else {}
+        return {"finish_reason": self._finish_reason, "index": self._index, "message": self._message(texts)} | logprobs
+
+    def _message(self, texts: dict[str, str]) -> dict[str, Any]:
+        calls = [call.whole() for _, call in sorted(self._tool_calls.items())]
+        content = texts.pop("content", "")
+        message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
+        return message | texts | ({"tool_calls": calls} if calls else {})
+
+    def _add_tool_calls(self, pieces: list[dict[str, Any]]) -> None:
+        for piece in pieces:
+            self._tool_calls.setdefault(piece["index"], ToolCall()).add(piece)
+
+
+class ToolCall:
+    """One tool call. One writer: its choice."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._name = ""
+        self._arguments: list[str] = []
+
+    def add(self, piece: dict[str, Any]) -> None:
+        """Take in one piece: the first has id, type and name, each some of the arguments."""
+        self._fields.update({key: value for key, value in piece.items() if key not in ("index", "function")})
+        function = piece.get("function") or {}
+        self._name = function.get("name") or self._name
+        self._arguments.append(function.get("arguments") or "")
+
+    def whole(self) -> dict[str, Any]:
+        """The call as a whole reply has it."""
+        function = {"name": self._name, "arguments": "".join(self._arguments)}
+        rest = {key: value for key, value in self._fields.items() if key not in ("type", "id")}
+        ids = {"id": self._fields["id"]} if "id" in self._fields else {}
+        return {"type": self._fields.get("type", "function"), "function": function, **ids, **rest}

@@ -1,0 +1,137 @@
+"""Runs Corral: the listener, the signals, and the order of starting and stopping."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import uvicorn
+import uvloop
+from rich.console import Console
+
+from corral.assembly import Assembly
+from corral.banner import announce
+from corral.config import Config
+from corral.core.errors import ConfigError
+from corral.observe import logs
+
+log = logging.getLogger("corral")
+
+# After the grace: what was cancelled gets this long to tell its client.
+LAST_WORDS_S = 2.0
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our own signal handlers: uvicorn's would end the process before its children are stopped."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def run(config: Config, console: Console) -> int:
+    """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen."""
+    logs.configure(config.logs.level)
+    listener = _listen(config.server.host, config.server.port)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, listener, console))
+    finally:
+        listener.close()
+
+
+async def _serve(config: Config, listener: socket.socket, console: Console) -> int:
+    assembly = Assembly(config)
+    server = Server(_uvicorn_config(assembly))
+    stopping = Stopping(assembly, server)
+    async with assembly.running(), asyncio.TaskGroup() as tasks:
+        stopping.on_signals(tasks)
+        announcing = tasks.create_task(announce(assembly, listener.getsockname()[1], console))
+        announcing.add_done_callback(stopping.unless_served)
+        await server.serve(sockets=[listener])
+        announcing.cancel()
+        if server.server_state.tasks:
+            await asyncio.wait(server.server_state.tasks, timeout=LAST_WORDS_S)
+        stopping.done()
+    return stopping.exit_code
+
+
+class Stopping:
+    """The way from a signal to the end. One writer: the signal handlers."""
+
+    def __init__(self, assembly: Assembly, server: uvicorn.Server) -> None:
+        self.exit_code = 0
+        self._assembly = assembly
+        self._server = server
+        self._task: asyncio.Task[None] | None = None
+
+    def on_signals(self, tasks: asyncio.TaskGroup) -> None:
+        """Stop gently at the first signal, at once at the second."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, tasks, number)
+
+    def unless_served(self, announcing: asyncio.Task[bool]) -> None:
+        """End with exit code 1 when it has turned out that no model can be started."""
+        if not announcing.cancelled() and announcing.exception() is None and not announcing.result():
+            self.exit_code = 1
+            self._server.should_exit = True
+
+    def done(self) -> None:
+        """The server has stopped: signals end the process again."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _stop(self, tasks: asyncio.TaskGroup, number: int) -> None:
+        if self._task is not None:
+            self._server.force_exit = self._server.should_exit = True
+            return
+        log.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
+        self._task = tasks.create_task(self._close_listener_later(), name="corral-stop")
+
+    async def _close_listener_later(self) -> None:
+        """Tell load balancers first, and give them time to look."""
+        self._assembly.readiness.stopping = True
+        await asyncio.sleep(self._assembly.config.server.unready_s)
+        self._server.should_exit = True
+
+
+def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:
+    server = assembly.config.server
+    return uvicorn.Config(
+        assembly.app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=ceil(server.keep_alive_s),
+        timeout_graceful_shutdown=ceil(server.grace_s),
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises ConfigError that says what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        problem = f"server.port: cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
+        raise ConfigError([problem]) from error
+    listener.set_inheritable(False)
+    return listener

@@ -1,0 +1,140 @@
+"""The parsing of one HTTP/1.1 reply; no I/O."""
+
+import httptools
+
+from corral.core.errors import BadReply
+
+# Of the status line and headers together; llama-server sends a few hundred.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 200
+
+
+class Message:
+    """One reply as far as it has come. Written by the ``Reply`` that feeds it.
+
+    Interim (1xx) replies are skipped, trailers dropped. What follows a
+    complete reply is not looked at, but spoils the connection for another.
+    """
+
+    __slots__ = (
+        "_bare_bytes",
+        "_bodiless",
+        "_head_bytes",
+        "_parser",
+        "_pieces",
+        "begun",
+        "complete",
+        "fault",
+        "head_complete",
+        "headers",
+        "keep_alive",
+        "status",
+    )
+
+    def __init__(self, *, bodiless: bool = False) -> None:
+        """``bodiless``: it answers a HEAD request."""
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        # Any byte at all has come.
+        self.begun = False
+        self.head_complete = False
+        self.complete = False
+        # The connection may carry another exchange; known when complete.
+        self.keep_alive = False
+        # Set instead of raised: what came before it in the same piece is still good.
+        self.fault: BadReply | None = None
+        self._bodiless = bodiless
+        self._pieces: list[bytes] = []
+        self._head_bytes = 0
+        # Bytes that came since the last one of body: head, chunk sizes, trailers.
+        self._bare_bytes = 0
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take what came next; leaves body for ``take``, and the reason in ``fault`` when this is not HTTP."""
+        self.begun = True
+        if self._parser is None or self.complete:
+            self.keep_alive = False
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._spoil(error)
+        self._bare_bytes = 0 if self._pieces else self._bare_bytes + len(data)
+        if self._bare_bytes > MAX_HEAD_BYTES and not self.complete:
+            self.fault = self.fault or BadReply("the model server's reply has more than 64 KiB of headers")
+
+    def end(self) -> bool:
+        """Take the end of the connection; tells whether the reply is whole.
+
+        A body without a length ends with its connection. A transfer coding
+        other than ``chunked`` would end so too, but no llama-server sends one,
+        and to call a cut reply whole would be worse than to refuse it.
+        """
+        self.keep_alive = False
+        if self.head_complete and not self.complete and self.fault is None:
+            self.complete = not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        return self.complete
+
+    @property
+    def has_body(self) -> bool:
+        """There is body that was not taken yet."""
+        return bool(self._pieces)
+
+    def take(self) -> bytes:
+        """The body that came since the last time, in one piece."""
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return body
+
+    def stop(self) -> None:
+        """Parse nothing more. The parser and its callbacks hold each other; this lets both go at once."""
+        self._parser = None
+
+    def _spoil(self, error: Exception) -> None:
+        self.keep_alive = False
+        if self.complete:
+            return
+        # Only on_header raises inside the parser.
+        if isinstance(error, httptools.HttpParserCallbackError):
+            self.fault = BadReply("the model server's reply has too many or too large headers")
+        else:
+            self.fault = BadReply("the model server's reply is not valid HTTP/1.1")
+        self.fault.__cause__ = error
+
+    # Called by httptools, in the order of the bytes.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head_complete:
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+            raise ValueError("head too large")
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self.head_complete or self._parser is None:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status < 200:
+            self.headers.clear()
+            return
+        self.head_complete = True
+        # The parser cannot be told that a reply has no body in spite of its
+        # length; it is left behind here, so this connection is not used again.
+        self.complete = self._bodiless
+
+    def on_body(self, piece: bytes) -> None:
+        if not self.complete:
+            self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        if not self.head_complete or self.complete or self._parser is None:
+            return
+        self.complete = True
+        self.keep_alive = self._parser.should_keep_alive()

@@ -1,0 +1,219 @@
+"""One llama-server as the pool sees it: where it is, how it is, and what it is busy with."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from corral.core.errors import CorralError, UpstreamError, UpstreamLoading
+from corral.core.lifecycle import State, Transition
+from corral.core.linger import Lingering
+from corral.upstream.address import Address
+from corral.upstream.probe import Facts, Prober
+
+# A ready server is asked now and then whether it still is; one that is not, often at first.
+READY_INTERVAL_S = 5.0
+RETRY_INTERVAL_S = 0.1
+RETRY_INTERVAL_MAX_S = 2.0
+# A slot that was given up is looked at this often, and counted as free after
+# this long, should the server never show it so.
+LINGER_INTERVAL_S = 0.05
+LINGER_LIMIT_S = 120.0
+
+_lease_ids = count(1)
+
+
+@dataclass(slots=True)
+class Clocks:
+    """The two clocks of the process: monotonic seconds, and seconds since 1970."""
+
+    monotonic: Callable[[], float]
+    unix: Callable[[], float]
+
+
+class Lease:
+    """Slots of a replica, held by one attempt until the ``with`` block is left.
+
+    One writer: the attempt. ``started`` once llama-server is known to work on
+    it, ``abandoned`` from sending it until its reply is complete.
+    """
+
+    __slots__ = ("_give_back", "abandoned", "id", "replica", "started", "taken_at", "tasks")
+
+    def __init__(self, replica: "Replica", tasks: int, taken_at: float, give_back: Callable[["Lease"], None]) -> None:
+        self.id = next(_lease_ids)
+        self.replica = replica
+        self.tasks = tasks
+        self.taken_at = taken_at
+        self.started = False
+        self.abandoned = False
+        self._give_back = give_back
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back(self)
+
+
+class Replica:
+    """A llama-server and its slots.
+
+    Two writers, apart: ``watch`` writes the state and the facts; the pool's
+    ``dispatch`` and the end of a lease write the leases.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        prober: Prober,
+        clocks: Clocks,
+        *,
+        address: Address | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.address = address
+        self.key = key
+        self.state = State.UNKNOWN
+        self.why = "not asked yet"
+        self.facts: Facts | None = None
+        self.served = 0
+        self.on_transition: Callable[[Transition], None] = _ignore
+        self.on_change: Callable[[], None] = _nothing
+        self._leases: dict[int, Lease] = {}
+        self._lingering: list[Lingering] = []
+        self._prober = prober
+        self._clocks = clocks
+        self._nudge = asyncio.Event()
+        self._linger_nudge = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self.state is State.READY
+
+    @property
+    def slots(self) -> int:
+        return self.facts.slots if self.facts else 0
+
+    @property
+    def busy(self) -> int:
+        """Slots that are leased, or were given up and are not seen free yet."""
+        return sum(lease.tasks for lease in self._leases.values()) + self.lingering
+
+    @property
+    def lingering(self) -> int:
+        return sum(each.tasks for each in self._lingering)
+
+    @property
+    def free(self) -> int:
+        return max(0, self.slots - self.busy) if self.ready else 0
+
+    def take(self, tasks: int, taken_at: float, give_back: Callable[[Lease], None]) -> Lease:
+        """Lease ``tasks`` slots; the pool has seen that they are free."""
+        lease = Lease(self, tasks, taken_at, give_back)
+        self._leases[lease.id] = lease
+        self.served += 1
+        return lease
+
+    def put_back(self, lease: Lease) -> None:
+        """End a lease; the slots of an abandoned one linger until they are seen free."""
+        del self._leases[lease.id]
+        if lease.abandoned and self.ready and self.facts and self.facts.shows_slots:
+            others = frozenset(each.id for each in self._leases.values() if each.started)
+            until = self._clocks.monotonic() + LINGER_LIMIT_S
+            self._lingering.append(Lingering(lease.tasks, until, others))
+            self._linger_nudge.set()
+
+    def suspect(self, error: CorralError) -> None:
+        """An attempt failed in a way that makes the server itself suspicious: ask it now."""
+        state = State.LOADING if isinstance(error, UpstreamLoading) else State.UNREACHABLE
+        self.become(state, error.message)
+        self._nudge.set()
+
+    def move(self, address: Address | None, key: str | None) -> None:
+        """Our child listens at ``address`` now, or nowhere."""
+        self.address, self.key = address, key
+        self._nudge.set()
+
+    def become(self, state: State, why: str) -> None:
+        """Change the state and tell who wants to know; staying the same tells nobody."""
+        old, self.state, self.why = self.state, state, why
+        if state is not State.READY:
+            # Whatever ran there is over, or will be by the time it answers again.
+            self._lingering.clear()
+        if state is not old:
+            self.on_transition(Transition(self.name, self.model, old, state, why, self._clocks.unix()))
+        self.on_change()
+
+    async def watch(self) -> None:
+        """Keep the state true, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_health(), name=f"corral-health {self.name}")
+            tasks.create_task(self._watch_lingering(), name=f"corral-linger {self.name}")
+
+    async def _watch_health(self) -> None:
+        pause_s = RETRY_INTERVAL_S
+        while True:
+            if self.address is not None:
+                await self._ask(self.address)
+            pause_s = READY_INTERVAL_S if self.ready else min(pause_s * 2, RETRY_INTERVAL_MAX_S)
+            if await self._nudged(pause_s):
+                pause_s = RETRY_INTERVAL_S / 2
+
+    async def _ask(self, address: Address) -> None:
+        try:
+            facts = await self._prober.facts(address, self.key)
+        except UpstreamLoading as error:
+            self._found(address, State.LOADING, error.message)
+        except UpstreamError as error:
+            self._found(address, State.UNREACHABLE, error.message)
+        else:
+            if self.address == address:
+                self.facts = facts
+                self._found(address, State.READY, f"{facts.slots} slots")
+
+    def _found(self, address: Address, state: State, why: str) -> None:
+        # The child may have died or moved while its old address was being asked.
+        if self.address == address:
+            self.become(state, why)
+
+    async def _nudged(self, pause_s: float) -> bool:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._nudge.wait()
+        except TimeoutError:
+            return False
+        self._nudge.clear()
+        return True
+
+    async def _watch_lingering(self) -> None:
+        while True:
+            await self._linger_nudge.wait()
+            self._linger_nudge.clear()
+            while self._lingering:
+                await self._look_at_slots()
+                await asyncio.sleep(LINGER_INTERVAL_S if self._lingering else 0)
+
+    async def _look_at_slots(self) -> None:
+        try:
+            processing = await self._prober.processing(self.address, self.key) if self.address else frozenset()
+        except UpstreamError:
+            processing = None
+        if processing is not None:
+            running = {lease.id: lease.tasks for lease in self._leases.values()}
+            for each in self._lingering:
+                each.look(processing, running)
+        now = self._clocks.monotonic()
+        self._lingering = [each for each in self._lingering if each.tasks and each.until > now]
+        self.on_change()
+
+
+def _ignore(_: Transition) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,154 @@
+"""The FastAPI application: every route, and errors in OpenAI's shape on each of them."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from corral import __version__
+from corral.config import ServerSettings
+from corral.core.call import PATHS
+from corral.core.errors import CorralError, MethodNotAllowed, NotFound
+from corral.core.headers import request_id
+from corral.observe.metrics import Metrics
+from corral.openai.errors import error_body, error_headers
+from corral.pipeline.authenticate import Keyring
+from corral.pipeline.exchange import Exchange
+from corral.upstream.fleet import Fleet
+from corral.web.inference import inference_router
+from corral.web.models import models_router
+from corral.web.probes import Readiness, probes_router
+
+DESCRIPTION = "An OpenAI-compatible gateway in front of llama.cpp."
+INFERENCE_PATHS = frozenset(PATHS.values())
+
+# What pages of other origins may read of an answer.
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes need."""
+
+    exchange: Exchange
+    fleet: Fleet
+    keyring: Keyring
+    metrics: Metrics
+    readiness: Readiness
+    server: ServerSettings
+    loopback: bool
+    started_unix_s: int
+
+
+def create_app(parts: Parts) -> ASGIApp:
+    """The application for any ASGI server."""
+    app = FastAPI(title="Corral", version=__version__, description=DESCRIPTION, redirect_slashes=False)
+    app.include_router(inference_router(parts.exchange, parts.server))
+    app.include_router(models_router(parts.fleet, parts.keyring, parts.started_unix_s))
+    app.include_router(
+        probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness, loopback=parts.loopback)
+    )
+    app.add_exception_handler(CorralError, _tell)
+    app.add_exception_handler(HTTPException, _tell_of_route)
+    app.add_exception_handler(Exception, _tell_of_bug)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return _with_cors(_Identified(app), parts.server.cors_origins)
+
+
+class _Identified:
+    """Gives every answer but those of the exchange, which does so itself, an ``x-request-id``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["path"] in INFERENCE_PATHS and scope["method"] == "POST"):
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        header = (b"x-request-id", request_id(given, lambda: uuid.uuid4().hex).encode())
+
+        async def identified(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], header]}
+            await send(message)
+
+        await self._app(scope, receive, identified)
+
+
+def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
+    """Outermost, so that errors and preflights have the headers too; without origins there are none."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("authorization", "content-type", "x-api-key", "x-request-id", "*"),
+        expose_headers=EXPOSED_HEADERS,
+        max_age=3600,
+    )
+
+
+async def _tell(_: Request, error: Exception) -> Response:
+    known = error if isinstance(error, CorralError) else CorralError("Corral failed to serve this request")
+    headers = {name.decode(): value.decode() for name, value in error_headers(known)}
+    return Response(error_body(known), known.status, headers, "application/json")
+
+
+async def _tell_of_route(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        return await _tell(request, error)
+    if error.status_code == 405:
+        allowed = dict(error.headers or {})
+        message = f"{request.method} is not allowed here; use {allowed.get('Allow', 'another method')}"
+        answer = await _tell(request, MethodNotAllowed(message))
+        answer.headers.update(allowed)
+        return answer
+    return await _tell(request, NotFound(f"there is no route {request.method} {request.url.path[:200]}"))
+
+
+async def _tell_of_bug(request: Request, _: Exception) -> Response:
+    return await _tell(request, CorralError("Corral failed to serve this request; the operator's log says why"))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemes = {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this gateway."}}
+        schema.setdefault("components", {})["securitySchemes"] = schemes
+        app.openapi_schema = _hoisted(schema)
+    return app.openapi_schema
+
+
+def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
+    """Move the ``$defs`` of the requests and replies to the components, where OpenAPI's references look."""
+    components = schema["components"].setdefault("schemas", {})
+
+    def walk(node: Any) -> Any:  # noqa: ANN401  (JSON)
+        if isinstance(node, list):
+            return [walk(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        for name, definition in node.pop("$defs", {}).items():
+            components[name] = walk(definition)
+        walked = {key: walk(value) for key, value in node.items()}
+        if isinstance(reference := walked.get("$ref"), str):
+            walked["$ref"] = reference.replace("#/$defs/", "#/components/schemas/")
+        return walked
+
+    schema["paths"] = walk(schema["paths"])
+    return schema
