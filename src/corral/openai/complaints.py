@@ -104,16 +104,13 @@ def _wrong_type(param: str, expected: str, value: object) -> InvalidRequest:
 
 def _wrong_branch(error: ErrorDetails, param: str) -> InvalidRequest:
     """No branch of a union takes the value: by its JSON type, or by its field ``type``."""
-    expected = error.get("ctx", {}).get("expected_tags", "")
     value = error["input"]
-    words = [SHAPE_WORDS.get(tag, tag) for tag in expected.replace("'", "").split(", ") if tag]
-    if words and all(word in SHAPE_WORDS.values() for word in words):
-        return _wrong_type(param, _alternatives(words), value)
-    if error["ctx"]["discriminator"] != "type_tag_of()":
-        return InvalidRequest(f"'{param}' must not be null", param=param, code=INVALID_TYPE)
+    tags = error.get("ctx", {}).get("expected_tags", "").replace("'", "").split(", ")
+    if all(tag in SHAPE_WORDS for tag in tags):
+        return _wrong_type(param, _alternatives([SHAPE_WORDS[tag] for tag in tags]), value)
     if not isinstance(value, dict):
         return _wrong_type(param, "an object", value)
-    return _wrong_kind(f"{param}.type", value, [f"'{word.strip('<>')}'" for word in words])
+    return _wrong_kind(f"{param}.type", value, [f"'{tag.strip('<>')}'" for tag in tags])
 
 
 def _wrong_kind(param: str, value: dict[str, Any], kinds: list[str]) -> InvalidRequest:

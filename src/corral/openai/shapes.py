@@ -26,11 +26,13 @@ SHAPES: Mapping[type, str] = {
     int: "<number>",
     float: "<number>",
     bool: "<boolean>",
+    # A tag that no union has: null is wrong by its type, like any other.
+    type(None): "<null>",
 }
 
 
 def shape_of(value: object) -> str | None:
-    """The tag of a JSON value's type; ``None`` for null and for models, which no union takes."""
+    """The tag of a JSON value's type; ``None`` for what is not JSON."""
     return SHAPES.get(type(value))
 
 

@@ -1,0 +1,153 @@
+"""Runs a real Corral as a process, as users do, and looks at what it tells."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+# How long a condition may take to come true on a slow, busy machine.
+PATIENCE_S = 60.0
+KEY = "local"
+
+
+class Gateway:
+    """A running ``corral serve``. One that ends with the ``with`` block has left nothing busy, waiting or behind.
+
+    Settings are environment names: ``Gateway(MODEL_UPSTREAMS="a=http://…")``; nothing else of this process's
+    settings reaches it, and it runs in a directory of its own.
+    """
+
+    def __init__(self, directory: Path, *arguments: str, check_idle: bool = True, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._check_idle = check_idle
+        self._lines: list[str] = []
+        environment = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+        settings = {"OPENAI_API_KEY": KEY, **settings}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "corral", "serve", "--port", str(self.port), *arguments],
+            env={**environment, "PYTHONUNBUFFERED": "1", **settings},
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        self.until_listening()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._check_idle and self.process.poll() is None:
+                self.until_idle()
+        finally:
+            self.stop()
+
+    @property
+    def output(self) -> str:
+        """All that it has printed so far."""
+        return "".join(self._lines)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Its log lines so far."""
+        return [json.loads(line) for line in self._lines if line.startswith("{")]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log lines of its exchanges so far, in the order in which they ended."""
+        return [event for event in self.events() if event["event"] == "exchange"]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels, 0 when there is none."""
+        total = 0.0
+        for line in self.get("/metrics").text.splitlines():
+            match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+            if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
+                total += float(match[2])
+        return total
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=PATIENCE_S, **options)
+
+    def post(self, path: str, body: object, *, key: str | None = KEY, **options: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.post(
+            self.url + path, json=body, headers=headers | options.pop("headers", {}), timeout=PATIENCE_S, **options
+        )
+
+    def until(self, claim: Callable[[], object], what: str) -> None:
+        """Wait until a claim is true; fails, with what Corral printed, after a while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not claim():
+            assert time.monotonic() < deadline, f"never {what}:\n{self.output}"
+            time.sleep(0.02)
+
+    def until_listening(self) -> None:
+        self.until(lambda: self._live() or self.process.poll() is not None, "listening")
+        assert self.process.poll() is None, f"Corral ended with {self.process.returncode}:\n{self.output}"
+
+    def until_ready(self) -> None:
+        self.until(lambda: self.get("/health").status_code == 200, "ready")
+
+    def until_idle(self) -> None:
+        """Nothing in flight, nothing waiting, nothing busy; as many records as exchanges were counted."""
+        self.until(lambda: not self.metric("corral_exchanges_in_flight"), "without exchanges in flight")
+        self.until(lambda: not self.metric("corral_slots_busy"), "without busy slots")
+        self.until(lambda: not self.metric("corral_slots_lingering"), "without lingering slots")
+        assert not self.metric("corral_queue_waiters")
+        counted = int(self.metric("corral_requests_total"))
+        self.until(lambda: len(self.records()) >= counted, f"{counted} records")
+        assert len(self.records()) == counted
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it, and return its exit code; it has to end by itself."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"Corral did not stop:\n{self.output}") from None
+        self._reader.join(PATIENCE_S)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+    def _live(self) -> bool:
+        try:
+            return self.get("/health/live").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith(("CORRAL_", "LLAMA_", "MODEL_", "OPENAI_", "OPERATOR_", "ENABLED_"))
