@@ -48,7 +48,21 @@ REPLY_LIMIT_S = 1800.0
 STOP_LIMIT_S = 10.0
 LOOK_S = 0.1
 
-WORDS = "horse gate barn hay field rider saddle river dust fence mare stable grass bell rope wagon dawn".split()
+WORDS = (
+    "horse",
+    "gate",
+    "barn",
+    "hay",
+    "field",
+    "rider",
+    "saddle",
+    "river",
+    "dust",
+    "fence",
+    "mare",
+    "stable",
+    "grass",
+)
 
 console = Console()
 

@@ -75,7 +75,7 @@ def test_allowing_one_field_allows_no_other() -> None:
 
 @pytest.mark.parametrize("field", ["reasoning_budget_tokens", "reasoning_control", "t_max_predict_ms", "speculation"])
 def test_similar_names_are_not_meant(field: str) -> None:
-    assert read_chat(**{field: 1}).fields[field] == 1
+    assert read_chat(POLICY, **{field: 1}).fields[field] == 1
 
 
 def test_internal_fields_within_others_are_no_parameters() -> None:

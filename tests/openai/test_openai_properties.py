@@ -13,7 +13,7 @@ from corral.openai.policy import OWNED, REFUSED
 from corral.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from support.parsing import HELLO, POLICY, tool
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXT
 JSON = st.recursive(
@@ -53,19 +53,23 @@ def outcome(endpoint: Endpoint, body: bytes) -> InvalidRequest | dict[str, Any]:
     try:
         call = parse(endpoint, body, lambda _: POLICY)
     except InvalidRequest as error:
-        assert error.status == 400
-        assert error.message.isprintable()
-        assert len(error.message) < 500
-        assert error.code
-        assert error.param is None or 0 < len(error.param) <= 200
+        assert_well_told(error)
         return error
     assert call.n >= 1
     assert call.inputs >= 1
     return orjson.loads(orjson.dumps(dict(call.fields)))  # type: ignore[no-any-return]  # JSON
 
 
+def assert_well_told(error: InvalidRequest) -> None:
+    assert error.status == 400
+    assert error.message.isprintable()
+    assert len(error.message) < 500
+    assert error.code
+    assert error.param is None or 0 < len(error.param) <= 200
+
+
 def assert_fit_to_send(endpoint: Endpoint, fields: dict[str, Any]) -> None:
-    limits = {"max_tokens"} - ({"max_tokens"} if endpoint is Endpoint.EMBEDDINGS else set())
+    limits = set() if endpoint is Endpoint.EMBEDDINGS else {"max_tokens"}
     assert limits == fields.keys() & OWNED
     assert not fields.keys() & REFUSED
     assert not any(key.startswith("speculative") for key in fields)

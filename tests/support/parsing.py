@@ -18,15 +18,15 @@ def read(endpoint: Endpoint, fields: dict[str, Any], policy: Policy = POLICY) ->
     return parse(endpoint, orjson.dumps(fields), lambda _: policy)
 
 
-def read_chat(policy: Policy = POLICY, **fields: Any) -> Call:  # noqa: ANN401 - JSON
+def read_chat(policy: Policy = POLICY, /, **fields: Any) -> Call:
     return read(Endpoint.CHAT, {"messages": HELLO, **fields}, policy)
 
 
-def read_completion(policy: Policy = POLICY, **fields: Any) -> Call:  # noqa: ANN401 - JSON
+def read_completion(policy: Policy = POLICY, /, **fields: Any) -> Call:
     return read(Endpoint.COMPLETIONS, {"prompt": "once", **fields}, policy)
 
 
-def read_embedding(policy: Policy = POLICY, **fields: Any) -> Call:  # noqa: ANN401 - JSON
+def read_embedding(policy: Policy = POLICY, /, **fields: Any) -> Call:
     return read(Endpoint.EMBEDDINGS, {"input": "once", **fields}, policy)
 
 
@@ -37,5 +37,5 @@ def refused(endpoint: Endpoint, body: bytes, policy: Policy = POLICY) -> Request
     return caught.value
 
 
-def tool(name: str, **function: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def tool(name: str, **function: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, **function}}
