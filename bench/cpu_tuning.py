@@ -5,12 +5,14 @@
 Each row of the table is one llama-server, started the way Corral starts it. The
 rates are llama-server's own (``timings`` in its replies). Rounds go over all
 rows before the next begins, so that a busy minute does not fall on one row; the
-best round is what the machine can do, the median what it did.
+best round is what the machine can do, the median what it did. Ctrl-C shows what
+has been measured so far.
 """
 
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
@@ -18,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -95,15 +97,18 @@ def main(
         *(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
         console=Console(stderr=True),
     )
-    with progress:
+    # Ctrl-C ends it early; what has been measured is shown, and no llama-server stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), progress:
         task = progress.add_task("measuring", total=rounds * len(rows))
         for number, row in product(range(rounds), rows):
             progress.update(task, description=f"threads {row.threads}, batch {row.batch}, slots {row.slots}")
             measure(row, spec_of(model, row, server_bin), seed=number)
             progress.advance(task)
+    rows = [row for row in rows if row.generation_rates]
     if as_json:
         print(json.dumps([{name: getattr(row, name) for name in Row.__slots__} for row in rows]))
-    else:
+    elif rows:
         console.print(table(rows, model.name))
 
 

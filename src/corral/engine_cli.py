@@ -124,10 +124,11 @@ def _stop_early(keeper: subprocess.Popen[bytes]) -> None:
 
 
 def _table(servers: Sequence[Kept], ready: dict[str, News]) -> Table:
-    table = Table("model", "url", "pid", "log")
+    """Where each is; its pid too when it has just become ready, for later it may be another."""
+    table = Table("model", "url", "log", *(["pid"] if ready else []))
     for server in servers:
         told = ready.get(server.name)
-        table.add_row(server.name, server.url, str(told.pid) if told else "", server.log)
+        table.add_row(server.name, server.url, server.log, *([str(told.pid)] if told else []))
     return table
 
 

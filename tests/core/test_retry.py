@@ -116,3 +116,11 @@ def test_a_retry_after_beyond_the_deadline_gives_up_at_once() -> None:
 def test_an_idle_connection_that_was_closed_is_replaced_without_a_pause() -> None:
     assert next_delay(errors.ConnectionLost("closed", reused=True), 1, 0.0, Policy(), 1.0) == 0.0
     assert next_delay(errors.ConnectionLost("reset"), 1, 0.0, Policy(), 1.0) == 0.25
+
+
+def test_a_replica_that_has_not_been_tried_need_not_wait_for_the_others() -> None:
+    error = UpstreamFailed("busy", upstream_status=503, retry_after_s=3600.0)
+    assert next_delay(error, 1, 29.0, Policy(), 1.0, elsewhere=True) == 0.0
+    assert next_delay(error, 4, 0.0, Policy(), 1.0, elsewhere=True) is None
+    assert next_delay(error, 1, 31.0, Policy(), 1.0, elsewhere=True) is None
+    assert next_delay(errors.UpstreamRefused("no"), 1, 0.0, Policy(), 1.0, elsewhere=True) is None

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,6 +34,13 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self._check_idle = check_idle
         self._lines: list[str] = []
+        # Each request has a connection of its own; a context that trusts nobody costs no reading of certificates.
+        self._http = httpx.Client(
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=False,
+            timeout=PATIENCE_S,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         environment = {name: value for name, value in os.environ.items() if not _is_setting(name)}
         settings = {"OPENAI_API_KEY": KEY, **settings}
         self.process = subprocess.Popen(
@@ -82,13 +90,11 @@ class Gateway:
         return total
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE_S, **options)
+        return self._http.get(self.url + path, **options)
 
     def post(self, path: str, body: object, *, key: str | None = KEY, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.post(
-            self.url + path, json=body, headers=headers | options.pop("headers", {}), timeout=PATIENCE_S, **options
-        )
+        return self._http.post(self.url + path, json=body, headers=headers | options.pop("headers", {}), **options)
 
     def until(self, claim: Callable[[], object], what: str) -> None:
         """Wait until a claim is true; fails, with what Corral printed, after a while."""

@@ -159,7 +159,8 @@ class RequestSettings(Section, frozen=True):
     max_inputs: Positive = Field(
         default=2048, description="Inputs in one embeddings request, or prompts in one completion."
     )
-    max_depth: Positive = Field(default=64, description="The deepest nesting of JSON in a body.")
+    # orjson writes at most 254 levels.
+    max_depth: Positive = Field(default=64, le=250, description="The deepest nesting of JSON in a body; at most 250.")
 
 
 class LlamaSettings(Section, frozen=True):

@@ -6,6 +6,7 @@ counted until ``/slots`` shows it free. ``/slots`` does not say whose task runs
 where; what it shows at the time of leaving bounds it: ours is among those.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # One task in one slot, as /slots names it: (slot id, task id).
@@ -19,19 +20,25 @@ class Lingering:
     tasks: int
     # When the slots count as free although never seen so, in seconds of the replica's clock.
     until: float
-    # The leases which were known to run when the call was abandoned; each accounts for its tasks.
+    # Leases that are known to run and whose tasks may be among those seen; each accounts for its own.
     others: frozenset[int]
     seen: frozenset[Task] = field(default_factory=frozenset)
     looks: int = 0
 
-    def look(self, processing: frozenset[Task], running: dict[int, int]) -> None:
-        """Take in what /slots shows now; ``running`` holds the tasks of each lease that is known to run.
+    def look(self, processing: frozenset[Task], started: frozenset[int], running: Mapping[int, int]) -> None:
+        """Take in what /slots shows now.
 
-        Two looks make up the set that ours must be in, as a request that was
-        just sent may not be in a slot at the first; later ones can only shrink it.
+        ``started`` are the leases that were known to run before it was asked,
+        ``running`` the tasks of each lease that there is now. Two looks make up
+        the set that ours must be in, as a request that was just sent may not
+        be in a slot at the first; later ones can only shrink it.
         """
         self.looks += 1
-        self.seen = self.seen | processing if self.looks <= 2 else self.seen & processing
+        if self.looks <= 2:
+            self.seen |= processing
+            self.others |= started
+        else:
+            self.seen &= processing
         known = sum(running.get(other, 0) for other in self.others)
         if self.looks >= 2:
             self.tasks = min(self.tasks, max(0, len(self.seen & processing) - known))

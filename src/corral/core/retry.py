@@ -71,16 +71,24 @@ def delay_s(attempt: int, policy: RetryPolicy, jitter: float, retry_after_s: flo
 
 
 def next_delay(
-    error: CorralError, attempts_made: int, elapsed_s: float, policy: RetryPolicy, jitter: float
+    error: CorralError,
+    attempts_made: int,
+    elapsed_s: float,
+    policy: RetryPolicy,
+    jitter: float,
+    *,
+    elsewhere: bool = False,
 ) -> float | None:
     """The pause before the next attempt; None to give up, as attempts are used up or the deadline would pass.
 
-    ``elapsed_s`` counts from the first attempt's start.
+    ``elapsed_s`` counts from the first attempt's start. ``elsewhere``: a
+    replica that has not been tried is ready; what the others need does not
+    concern it.
     """
     if attempts_made >= policy.attempts or not may_retry(error):
         return None
-    if isinstance(error, ConnectionLost) and error.reused:
-        # The replica had closed an idle connection, as it may; a new one needs no pause.
+    if elsewhere or (isinstance(error, ConnectionLost) and error.reused):
+        # In the second case the replica had closed an idle connection, as it may; a new one needs no pause.
         pause_s = 0.0
     else:
         pause_s = delay_s(attempts_made, policy, jitter, error.retry_after_s)

@@ -13,35 +13,44 @@ EVENT_LIMIT_BYTES = 16 * 1024 * 1024
 class Splitter:
     """Cuts a stream into whole events, however the network cut it.
 
-    Events come out as they came in, with their blank line, in order; CRLF line
-    ends become LF. What follows the last blank line waits for more.
+    Events come out as they came in, with their blank line, in order; CRLF and
+    CR line ends become LF. What follows the last blank line waits for more.
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_after_cr", "_rest", "_rest_bytes")
 
     def __init__(self) -> None:
-        self._rest = b""
-
-    @property
-    def rest(self) -> bytes:
-        """The event that is not whole yet."""
-        return self._rest
+        # The pieces of the event that is not whole yet.
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._after_cr = False
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that ``piece`` completes; raises BadReply when one grows beyond the limit."""
-        joined = self._rest + piece if self._rest else piece
-        if b"\r" in joined:
-            joined = _with_lf(joined)
-        # Blank lines before an event are legal and mean nothing.
-        *events, self._rest = joined.split(b"\n\n")
-        if len(self._rest) > EVENT_LIMIT_BYTES:
+        piece = self._with_lf(piece)
+        self._rest.append(piece)
+        self._rest_bytes += len(piece)
+        # A piece without a line end completes nothing; the pieces of a large event are put together once.
+        events = self._cut() if b"\n" in piece else []
+        if self._rest_bytes > EVENT_LIMIT_BYTES:
             raise BadReply("the model server sent an event that is too large")
+        return events
+
+    def _with_lf(self, piece: bytes) -> bytes:
+        if self._after_cr and piece:
+            # The other half of a CRLF, whose CR has been taken for the line end already.
+            piece = piece.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" not in piece:
+            return piece
+        self._after_cr = piece.endswith(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _cut(self) -> list[bytes]:
+        *events, rest = b"".join(self._rest).split(b"\n\n")
+        self._rest, self._rest_bytes = [rest], len(rest)
+        # Blank lines before an event are legal and mean nothing.
         return [event.lstrip(b"\n") + b"\n\n" for event in events if event.strip(b"\n")]
-
-
-def _with_lf(joined: bytes) -> bytes:
-    # A CR at the very end may be half of a CRLF: it stays until its LF comes.
-    return joined.replace(b"\r\n", b"\n")
 
 
 def payload(event: bytes) -> bytes | None:

@@ -16,6 +16,7 @@ from corral.core.errors import (
     ContextLengthExceeded,
     CorralError,
     Unsupported,
+    UpstreamError,
     UpstreamFailed,
     UpstreamLoading,
     UpstreamRefused,
@@ -51,6 +52,9 @@ NOT_STARTED_FOR = re.compile(r"requires --jinja|Pooling type 'none'")
 TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process.*?(?:batch size: (\d+)|$)", re.DOTALL)
 FIELD = re.compile(r"Field '([\w.]{1,64})'")
 
+# A Retry-After may be a date too (RFC 9110, section 10.2.3); that is what no one between us and llama-server sends.
+SECONDS = re.compile(rb"[0-9]{1,6}")
+
 
 @dataclass(frozen=True, slots=True)
 class _Detail:
@@ -60,13 +64,16 @@ class _Detail:
     context_tokens: object = None
 
 
-def upstream_error(status: int, body: bytes, endpoint: Endpoint) -> CorralError:
-    """The error that a reply with this status means; ``body`` may be anything."""
+def upstream_error(status: int, body: bytes, endpoint: Endpoint, retry_after: bytes | None = None) -> CorralError:
+    """The error that a reply with this status means; ``body`` may be anything, ``retry_after`` is that header."""
     try:
         reply = orjson.loads(body)
     except orjson.JSONDecodeError:
         reply = None
-    return _classified(status, _detail(reply), endpoint)
+    error = _classified(status, _detail(reply), endpoint)
+    if isinstance(error, UpstreamError) and retry_after is not None and SECONDS.fullmatch(retry_after):
+        error.retry_after_s = float(retry_after)
+    return error
 
 
 def upstream_event_error(event: object, endpoint: Endpoint) -> CorralError:

@@ -153,13 +153,16 @@ class AsgiAnswer:
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self.ended:
-            self._leave()
+        self._leave()
 
     def _leave(self) -> None:
+        """Nobody is there any more; an exchange that is over already need not know."""
+        if self.gone:
+            return
         self.gone = True
         self._wake.set()
-        self._on_gone()
+        if not self.ended:
+            self._on_gone()
 
     async def _send_stream(self) -> None:
         while not self.gone:
@@ -184,7 +187,8 @@ class AsgiAnswer:
         try:
             async with asyncio.timeout(self._stall_s):
                 await self._send(message)
-        except TimeoutError:
+        except OSError:
+            # TimeoutError is one, and so does a server tell of a client that has left (ASGI 2.4).
             self._leave()
 
     async def _finish_sending(self) -> None:

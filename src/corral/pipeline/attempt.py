@@ -88,7 +88,7 @@ class Attempts:
             with reply:
                 body = await reply.read(ERROR_LIMIT_BYTES)
                 lease.abandoned = False
-                raise upstream_error(reply.status, body, call.endpoint)
+                raise upstream_error(reply.status, body, call.endpoint, reply.header(b"retry-after"))
         expected = b"text/event-stream" if stream else b"application/json"
         if not (reply.header(b"content-type") or b"").startswith(expected):
             reply.close()
@@ -113,4 +113,6 @@ def _body(call: Call, *, stream: bool) -> bytes:
         fields["stream_options"] = {"include_usage": True}
         # With it llama-server looks for a departed client while it reads the prompt, and we see that it is alive.
         fields["return_progress"] = True
+        # Its comments would count as signs of life of a model that is stuck.
+        fields["sse_ping_interval"] = -1
     return orjson.dumps(fields)

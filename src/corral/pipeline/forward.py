@@ -19,11 +19,12 @@ from corral.core.errors import (
 from corral.core.parts import part_inputs, part_ranges
 from corral.core.record import Record
 from corral.core.retry import next_delay
+from corral.core.usage import Usage
 from corral.pipeline.answer import Answer
 from corral.pipeline.attempt import Attempts
 from corral.pipeline.whole import Whole, merge
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease
+from corral.upstream.replica import Lease, Replica
 
 # Parts of one call that run at once: each takes half of the slots.
 PARTS_AT_ONCE = 2
@@ -75,11 +76,14 @@ class Forwarder:
         """Let the parts of a large call take their turns in the queue, and put their replies together."""
         ranges = part_ranges(call.inputs, size)
         replies: dict[int, Whole] = {}
+        records: list[Record] = []
         todo = iter(ranges)
 
         async def work() -> None:
             for part in todo:
-                replies[part.start] = await self._whole(_part(call, part), pool, record)
+                # Each has marks of its own: those of parts that run at once would overwrite one another.
+                records.append(own := replace(record))
+                replies[part.start] = await self._whole(_part(call, part), pool, own)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -87,23 +91,30 @@ class Forwarder:
                     tasks.create_task(work(), name="corral-part")
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            _sum_up(records, record)
         starts = [part.start for part in ranges]
         return merge([replies[start] for start in starts], starts, call)
 
     async def _try(self, call: Call, pool: Pool, record: Record, attempt: Callable[[Lease], Awaitable[T]]) -> T:
         """Attempts until one succeeds, the error is final, tokens have reached the client, or it takes too long."""
         clock = self.attempts.clock
-        since = clock()
+        since = 0.0
         avoid = None
+        tried: set[Replica] = set()
         for made in count(1):
             with await pool.lease(call.tasks, avoid=avoid) as lease:
                 self._note(record, lease)
+                # The time in the queue is not the replicas' fault.
+                since = since if made > 1 else clock()
                 try:
                     return await attempt(lease)
                 except UpstreamError as error:
                     _blame(lease, error)
                     relayed = call.stream and record.token_events
-                    pause_s = next_delay(error, made, clock() - since, self.retries, self.jitter())
+                    tried.add(lease.replica)
+                    elsewhere = any(replica.ready for replica in pool.replicas if replica not in tried)
+                    pause_s = next_delay(error, made, clock() - since, self.retries, self.jitter(), elsewhere=elsewhere)
                     if relayed or pause_s is None:
                         raise
                     failure, avoid = error, lease.replica
@@ -133,6 +144,17 @@ def _part(call: Call, part: range) -> Call:
     key = "input" if call.endpoint is Endpoint.EMBEDDINGS else "prompt"
     inputs = call.fields[key][part.start : part.stop]
     return replace(call, fields={**call.fields, key: inputs}, inputs=len(inputs))
+
+
+def _sum_up(parts: list[Record], record: Record) -> None:
+    """What the parts of a call have noted: the first of their first marks, the last of the last."""
+    record.attempts = max((part.attempts for part in parts), default=0)
+    record.replica = next((part.replica for part in reversed(parts) if part.replica), "")
+    record.leased_at = min((part.leased_at for part in parts if part.leased_at is not None), default=None)
+    record.first_byte_at = min((part.first_byte_at for part in parts if part.first_byte_at is not None), default=None)
+    record.last_token_at = max((part.last_token_at for part in parts if part.last_token_at is not None), default=None)
+    record.token_events = sum(part.token_events for part in parts)
+    record.usage = sum((part.usage for part in parts), Usage())
 
 
 def _blame(lease: Lease, error: UpstreamError) -> None:

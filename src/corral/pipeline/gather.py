@@ -13,7 +13,7 @@ from corral.pipeline.relay import StreamWatch, ensure_done, stop_if_over
 from corral.pipeline.stream import StreamReader
 from corral.upstream.wire import Reply
 
-# Keys of a chunk that are the same in each, and those that the reply has of its own.
+# What a whole reply calls itself; its chunks have names of their own.
 OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_completion"}
 
 # As much text as one reply may grow to: beyond any context there is.
@@ -111,8 +111,8 @@ class Choice:
 
     def _message(self, texts: dict[str, str]) -> dict[str, Any]:
         calls = [call.whole() for _, call in sorted(self._tool_calls.items())]
-        content = texts.pop("content", "")
-        message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
+        # Also of a message that is nothing but tool calls (llama.cpp: common/chat.cpp, to_json_oaicompat).
+        message: dict[str, Any] = {"role": "assistant", "content": texts.pop("content", "")}
         return message | texts | ({"tool_calls": calls} if calls else {})
 
     def _add_tool_calls(self, pieces: list[dict[str, Any]]) -> None:

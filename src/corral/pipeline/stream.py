@@ -38,7 +38,7 @@ class StreamReader:
         # llama-server puts `timings` on the usage chunk when there is one; a
         # client that did not ask for it finds them on the finish chunk, which
         # therefore waits for the usage chunk behind it.
-        self._holds_finish = call.endpoint is Endpoint.CHAT and call.n == 1 and not call.include_usage
+        self._holds_finish = call.endpoint is Endpoint.CHAT and not call.include_usage
         self._finish: bytes | None = None
 
     def read(self, piece: bytes) -> list[bytes]:
@@ -77,7 +77,7 @@ class StreamReader:
         elif HAS_ERROR in data and (error := orjson.loads(data).get("error")):
             self.failure = upstream_event_error(error, self._call.endpoint)
         elif HAS_PROGRESS in data:
-            self._take_progress(event, orjson.loads(data), passed)
+            self._take_progress(event, data, passed)
         elif HAS_USAGE in data:
             self._take_usage(orjson.loads(data), passed)
         else:
@@ -85,38 +85,39 @@ class StreamReader:
 
     def _pass(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
         self.token_events += 1
-        if self._rename is None:
-            self._learn_name(data)
-        if self._rename and self._rename[0] != self._rename[1]:
-            event = event.replace(*self._rename, 1)
+        event = self._renamed(event, data)
         if self._holds_finish and HAS_FINISH in event:
             self._release_finish(passed)
             self._finish = event
         else:
             passed.append(event)
 
-    def _learn_name(self, data: bytes) -> None:
-        chunk = orjson.loads(data)
-        name = chunk["model"] if HAS_MODEL in data else self._call.model
-        asked = self._call.model or name
-        self._rename = (HAS_MODEL + orjson.dumps(name), HAS_MODEL + orjson.dumps(asked))
+    def _renamed(self, event: bytes, data: bytes) -> bytes:
+        """The event with the model's name as the client wrote it."""
+        if self._rename is None:
+            name = orjson.loads(data).get("model", self._call.model)
+            asked = self._call.model or name
+            self._rename = (HAS_MODEL + orjson.dumps(name), HAS_MODEL + orjson.dumps(asked))
+        old, new = self._rename
+        return event if old == new else event.replace(old, new, 1)
 
-    def _take_progress(self, event: bytes, chunk: dict[str, Any], passed: list[bytes]) -> None:
-        progress = chunk["prompt_progress"]
+    def _take_progress(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
+        progress = orjson.loads(data)["prompt_progress"]
         self._prompt = Usage(prompt_tokens=progress["total"], cached_tokens=progress["cache"])
         if self._call.include_progress:
-            passed.append(event)
+            passed.append(self._renamed(event, data))
 
     def _take_usage(self, chunk: dict[str, Any], passed: list[bytes]) -> None:
         """The usage chunk of a chat, or the finish chunk of a completion, which carries the usage itself."""
         if isinstance(chunk.get("usage"), dict):
-            self._usage.add(chunk.pop("usage"))
+            self._usage.add(chunk["usage"])
             self._usage_chunk = chunk
         if chunk["choices"]:
-            self._pass(*_event(chunk), passed)
+            self._pass(*_event(_without_usage(chunk)), passed)
         elif self._finish is not None and "timings" in chunk:
             finish = orjson.loads(sse.payload(self._finish) or b"{}")
             self._finish = _event(finish | {"timings": chunk["timings"]})[0]
+            self._release_finish(passed)
 
     def _end(self, passed: list[bytes]) -> None:
         self.done = True
@@ -131,6 +132,10 @@ class StreamReader:
         if self._finish is not None:
             passed.append(self._finish)
             self._finish = None
+
+
+def _without_usage(chunk: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in chunk.items() if key != "usage" or value is None}
 
 
 def _event(chunk: dict[str, Any]) -> tuple[bytes, bytes]:

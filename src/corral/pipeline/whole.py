@@ -48,22 +48,26 @@ def merge(parts: list[Whole], starts: list[int], call: Call) -> Whole:
         for reply, start in zip(replies, starts, strict=True)
         for item in reply[listed]
     ]
-    usage = Usage(
-        sum(part.usage.prompt_tokens for part in parts),
-        sum(part.usage.cached_tokens for part in parts),
-        sum(part.usage.completion_tokens for part in parts),
-        estimated=any(part.usage.estimated for part in parts),
-    )
+    usage = sum((part.usage for part in parts), Usage())
     told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
-    return Whole(
-        orjson.dumps(replies[0] | {listed: items, "usage": told if listed == "data" else usage_json(usage)}), usage
-    )
+    merged = replies[0] | {listed: items, "usage": told if listed == "data" else usage_json(usage)}
+    return Whole(orjson.dumps(merged), usage)
 
 
 def _usage(reply: dict[str, Any], call: Call) -> Usage:
     told = reply["usage"]
     cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     completion = told.get("completion_tokens", 0)
-    if call.n > 1:
-        completion = sum(len(choice["logprobs"]["content"]) for choice in reply["choices"])
-    return Usage(told["prompt_tokens"], cached, completion)
+    if call.n == 1:
+        return Usage(told["prompt_tokens"], cached, completion)
+    counts = [_tokens_shown(choice) for choice in reply["choices"]]
+    if None in counts:
+        # The other choices may be shorter or longer than the one that is counted.
+        return Usage(told["prompt_tokens"], cached, completion * len(counts), estimated=True)
+    return Usage(told["prompt_tokens"], cached, sum(filter(None, counts)))
+
+
+def _tokens_shown(choice: dict[str, Any]) -> int | None:
+    """The tokens of a choice by its logprobs; None when it has none to count."""
+    logprobs = choice.get("logprobs")
+    return len(logprobs["content"]) if logprobs else None

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from corral.upstream.embedded_args import BadArgument, parse
 from corral.upstream.embedded_options import Enum, Lora, Settings
@@ -37,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
     except RuntimeError as error:
         # The reason has gone to stderr already.
         return _say(str(error), CANNOT_SERVE)
-    _wait_for_stop()
-    del server
-    return OK
+    return _serve(server)
 
 
 def _params(binding: Any, settings: Settings) -> Any:  # noqa: ANN401  (the binding has no types)
@@ -74,17 +72,18 @@ def _native(binding: Any, value: object) -> Any:  # noqa: ANN401  (the binding h
     return value
 
 
-def _wait_for_stop() -> None:
-    """Return at the first TERM or INT; another one ends the process at once, as llama-server has it."""
-    # The engine's threads may be the ones that get the signal: only the wake-up socket tells for sure.
+def _serve(_server: object) -> NoReturn:
+    """Let the server's threads work until TERM or INT, then end the process."""
+    # They may be the ones that get the signal: only the wake-up socket tells for sure.
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     heard.recv(1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    # To take the server down in order would wait for its streams, up to half a
+    # minute in which they get nothing more, and there is nothing to save.
+    os._exit(OK)
 
 
 def _say(message: str, status: int) -> int:

@@ -29,7 +29,7 @@ def parse(argv: Sequence[str]) -> Settings:
             raise BadArgument(f"{word} needs a value")
         try:
             _merge(settings, option.settings(text))
-        except (ValueError, OSError) as error:
+        except (ValueError, ArithmeticError, OSError) as error:
             raise BadArgument(f"{word} {text}: {error}") from error
     return _derived(settings)
 

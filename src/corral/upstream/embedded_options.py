@@ -41,8 +41,13 @@ class Option:
     is_switch: bool = False
 
 
-def _number(path: str, *names: str) -> list[Option]:
-    return [Option(names, lambda text: {path: int(text)})]
+def _number(path: str, *names: str, limit: int = 2**31) -> list[Option]:
+    def settings(text: str) -> Settings:
+        if not -limit <= int(text) < limit:
+            raise ValueError("it is out of range")
+        return {path: int(text)}
+
+    return [Option(names, settings)]
 
 
 def _real(path: str, *names: str) -> list[Option]:
@@ -218,7 +223,7 @@ _ALL: list[Option] = [
     # Generation.
     *_number("n_predict", "-n", "--predict", "--n-predict"),
     *_number("n_keep", "--keep"),
-    *_number("sampling.seed", "-s", "--seed"),
+    *_number("sampling.seed", "-s", "--seed", limit=2**32),
     # Templates and reasoning.
     *_text("chat_template", "--chat-template"),
     Option(("--chat-template-file",), lambda text: {"chat_template": Path(text).read_text(encoding="utf-8")}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from corral.core.errors import InvalidRequest, ModelNotFound
+from corral.core.errors import ModelNotFound
 from corral.upstream.pool import Pool
 
 # So many models are named to a client that asked for one there is not.

@@ -70,8 +70,8 @@ class Pool:
     async def lease(self, tasks: int, *, avoid: Replica | None = None) -> Lease:
         """Wait for ``tasks`` slots of one replica, another than ``avoid`` if one is ready.
 
-        Raises QueueFull at once, QueueTimeout or NotReady when patience ends,
-        InvalidRequest when no replica has that many slots. The lease is a
+        Raises InvalidRequest when no replica has that many slots and QueueFull
+        at once, QueueTimeout or NotReady when patience ends. The lease is a
         context manager; leaving it gives the slots back without awaiting.
         """
         loop = asyncio.get_running_loop()
@@ -109,12 +109,18 @@ class Pool:
         self._waiters.append(waiter)
         self.dispatch()
         # Who is served at once does not wait, however short the queue may be.
-        if len(self._waiters) > self._settings.length:
+        if not waiter.granted.done() and (error := self._hopeless(waiter) or self._full()) is not None:
             self._waiters.remove(waiter)
-            raise QueueFull(
-                f"{len(self._waiters)} requests are waiting for model '{self.name}' already; try again later",
-                retry_after_s=self.retry_after_s(),
-            )
+            raise error
+
+    def _full(self) -> CorralError | None:
+        waiting = len(self._waiters) - 1
+        if waiting < self._settings.length:
+            return None
+        return QueueFull(
+            f"{waiting} requests are waiting for model '{self.name}' already; try again later",
+            retry_after_s=self.retry_after_s(),
+        )
 
     def _settle(self, waiter: Waiter) -> bool:
         """Grant or refuse what the waiter asks for; False when it has to wait."""
@@ -167,8 +173,10 @@ class Pool:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
         if all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
-        if 0 < self.slots < waiter.tasks:
-            return too_many_tasks(waiter.tasks, self.slots)
+        # One that is not ready at the moment comes back with as many slots as it had.
+        slots = max(replica.slots for replica in self.replicas)
+        if self.ready and waiter.tasks > slots:
+            return too_many_tasks(waiter.tasks, slots)
         return None
 
     def _give_back(self, lease: Lease) -> None:

@@ -42,9 +42,9 @@ class Prober:
     async def facts(self, address: Address, key: str | None) -> Facts:
         """The facts of a ready server; raises UpstreamLoading while it loads, UpstreamError when it cannot be asked."""
         status, _ = await self._get(address, "/health", key)
-        if status == 503:
-            raise UpstreamLoading("the model is loading")
+        _ensure_well(status)
         status, body = await self._get(address, "/props", key)
+        _ensure_well(status)
         return read_facts(body) if status == 200 else _unknown_facts(status)
 
     async def processing(self, address: Address, key: str | None) -> frozenset[tuple[int, int]]:
@@ -52,7 +52,8 @@ class Prober:
         status, body = await self._get(address, "/slots", key)
         if status != 200 or not isinstance(body, list):
             raise UpstreamError("the model server does not show its slots")
-        return frozenset((slot["id"], slot.get("id_task", -1)) for slot in body if slot.get("is_processing"))
+        slots = [slot for slot in body if isinstance(slot, dict) and slot.get("is_processing")]
+        return frozenset((slot.get("id", -1), slot.get("id_task", -1)) for slot in slots)
 
     async def _get(self, address: Address, path: str, key: str | None) -> tuple[int, Any]:
         reply = await self.client.send(
@@ -86,8 +87,16 @@ def read_facts(props: Any) -> Facts:  # noqa: ANN401  (JSON)
         alias=str(told.get("model_alias") or ""),
         tools=bool(caps.get("supports_tools", True)) if isinstance(caps, dict) else True,
         modalities=frozenset(k for k, v in modalities.items() if v) if isinstance(modalities, dict) else frozenset(),
-        shows_slots=bool(told.get("endpoint_slots", True)),
+        shows_slots=told.get("endpoint_slots") is True,
     )
+
+
+def _ensure_well(status: int) -> None:
+    """A server that is loading, or one in front of it that cannot reach it, is not ready; 501 is a missing route."""
+    if status == 503:
+        raise UpstreamLoading("the model is loading")
+    if status > 501 or status == 500:
+        raise UpstreamError(f"the model server answers with status {status}")
 
 
 def _unknown_facts(status: int) -> Facts:

@@ -7,7 +7,7 @@ from itertools import count
 
 from corral.core.errors import CorralError, UpstreamError, UpstreamLoading
 from corral.core.lifecycle import State, Transition
-from corral.core.linger import Lingering
+from corral.core.linger import Lingering, Task
 from corral.upstream.address import Address
 from corral.upstream.probe import Facts, Prober
 
@@ -19,6 +19,9 @@ RETRY_INTERVAL_MAX_S = 2.0
 # this long, should the server never show it so.
 LINGER_INTERVAL_S = 0.05
 LINGER_LIMIT_S = 120.0
+
+# A server that cannot be reached may be alive all the same, and still be at work for those who have left.
+MAY_BE_BUSY = frozenset({State.READY, State.UNREACHABLE})
 
 _lease_ids = count(1)
 
@@ -121,14 +124,16 @@ class Replica:
     def put_back(self, lease: Lease) -> None:
         """End a lease; the slots of an abandoned one linger until they are seen free."""
         del self._leases[lease.id]
-        if lease.abandoned and self.ready and self.facts and self.facts.shows_slots:
-            others = frozenset(each.id for each in self._leases.values() if each.started)
+        if lease.abandoned and self.state in MAY_BE_BUSY and self.facts and self.facts.shows_slots:
             until = self._clocks.monotonic() + LINGER_LIMIT_S
-            self._lingering.append(Lingering(lease.tasks, until, others))
+            self._lingering.append(Lingering(lease.tasks, until, self._started()))
             self._linger_nudge.set()
 
     def suspect(self, error: CorralError) -> None:
-        """An attempt failed in a way that makes the server itself suspicious: ask it now."""
+        """An attempt failed in a way that makes a server that was ready suspicious: ask it now."""
+        if not self.ready:
+            # Whoever knows better has said so already: the child behind it may have died.
+            return
         state = State.LOADING if isinstance(error, UpstreamLoading) else State.UNREACHABLE
         self.become(state, error.message)
         self._nudge.set()
@@ -141,7 +146,7 @@ class Replica:
     def become(self, state: State, why: str) -> None:
         """Change the state and tell who wants to know; staying the same tells nobody."""
         old, self.state, self.why = self.state, state, why
-        if state is not State.READY:
+        if state not in MAY_BE_BUSY:
             # Whatever ran there is over, or will be by the time it answers again.
             self._lingering.clear()
         if state is not old:
@@ -155,13 +160,16 @@ class Replica:
             tasks.create_task(self._watch_lingering(), name=f"corral-linger {self.name}")
 
     async def _watch_health(self) -> None:
-        pause_s = RETRY_INTERVAL_S
+        retry_s = RETRY_INTERVAL_S
         while True:
             if self.address is not None:
                 await self._ask(self.address)
-            pause_s = READY_INTERVAL_S if self.ready else min(pause_s * 2, RETRY_INTERVAL_MAX_S)
-            if await self._nudged(pause_s):
-                pause_s = RETRY_INTERVAL_S / 2
+            if self.ready:
+                retry_s = RETRY_INTERVAL_S
+            if await self._nudged(READY_INTERVAL_S if self.ready else retry_s):
+                retry_s = RETRY_INTERVAL_S
+            else:
+                retry_s = min(retry_s * 2, RETRY_INTERVAL_MAX_S)
 
     async def _ask(self, address: Address) -> None:
         try:
@@ -197,18 +205,29 @@ class Replica:
                 await self._look_at_slots()
                 await asyncio.sleep(LINGER_INTERVAL_S if self._lingering else 0)
 
+    def _started(self) -> frozenset[int]:
+        return frozenset(lease.id for lease in self._leases.values() if lease.started)
+
     async def _look_at_slots(self) -> None:
-        try:
-            processing = await self._prober.processing(self.address, self.key) if self.address else frozenset()
-        except UpstreamError:
-            processing = None
+        # Who has started by now is seen, if it still runs; who starts while we ask may be seen or not.
+        started = self._started()
+        processing = await self._processing()
         if processing is not None:
             running = {lease.id: lease.tasks for lease in self._leases.values()}
             for each in self._lingering:
-                each.look(processing, running)
+                each.look(processing, started, running)
         now = self._clocks.monotonic()
         self._lingering = [each for each in self._lingering if each.tasks and each.until > now]
         self.on_change()
+
+    async def _processing(self) -> frozenset[Task] | None:
+        """What is being worked on; None while it cannot be asked."""
+        if self.address is None or not self.ready:
+            return None
+        try:
+            return await self._prober.processing(self.address, self.key)
+        except UpstreamError:
+            return None
 
 
 def _ignore(_: Transition) -> None:
