@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ FAILED, WRONG_SETTINGS = 1, 2
 # As shells say it.
 INTERRUPTED = 128 + signal.SIGINT
 
-RunDir = Annotated[Path, typer.Option("--run-dir", help="Where the pid file and the logs go.")]
+RunDir = Annotated[Path, typer.Option("--run-dir", help="Where the pid file goes.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The settings file.")]
 DEFAULT_RUN_DIR = Path("run")
 
@@ -43,7 +42,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def run(config: ConfigFile = None) -> None:
     """Run one llama-server for MODEL_PATH where LLAMA_BASE_URL says, in the foreground. Ctrl-C stops it."""
     with _told():
-        specs = _specs(config, None)
+        specs = _specs(config)
         if len(specs) > 1:
             raise ConfigError(["MODEL_PATHS: there are several models; use 'corral engine start', or ENABLED_MODELS"])
         console.print(f"{specs[0].name} at http://{specs[0].host}:{specs[0].port}; Ctrl-C stops it")
@@ -58,7 +57,7 @@ def start(run_dir: RunDir = DEFAULT_RUN_DIR, config: ConfigFile = None) -> None:
             console.print("running already; 'corral engine stop' stops:")
             console.print(_table(keeper.servers, {}))
             return
-        specs = _specs(config, run_dir)
+        specs = _specs(config)
         command = [sys.executable, "-P", "-m", "corral.engine_cli", "keep", "--run-dir", str(run_dir)]
         keeper_process = launch.start([*command, *(["--config", str(config)] if config else [])], run_dir)
         try:
@@ -87,14 +86,12 @@ def stop(run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
 def keep(run_dir: RunDir = DEFAULT_RUN_DIR, config: ConfigFile = None) -> None:
     """What ``start`` leaves in the background."""
     with _told():
-        asyncio.run(launch.keep(_specs(config, run_dir), run_dir))
+        asyncio.run(launch.keep(_specs(config), run_dir))
 
 
-def _specs(config: Path | None, run_dir: Path | None) -> Sequence[EngineSpec]:
+def _specs(config: Path | None) -> Sequence[EngineSpec]:
     settings = load(file=config)
-    specs = [EngineSpec.launched(each, settings.llama) for each in launch_plan(settings)]
-    log_dir = settings.llama.log_dir or (run_dir / "logs" if run_dir else None)
-    return [replace(spec, log_dir=log_dir) for spec in specs]
+    return [EngineSpec.launched(each, settings.llama) for each in launch_plan(settings)]
 
 
 def _until_ready(keeper: subprocess.Popen[bytes], count: int) -> dict[str, News] | None:

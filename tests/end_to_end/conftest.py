@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.fake import FakeLlama
-from support.front import Front, write_settings
+from support.front import Front, Narrow, write_settings
 from support.gateway import Gateway
 
 # Nobody listens on it: port 1 belongs to a service that no machine runs any more.
@@ -70,3 +70,32 @@ def gateway(front: Front) -> Gateway:
 def fake(front: Front) -> FakeLlama:
     """The fake behind model ``one``."""
     return front.one
+
+
+NARROW_SETTINGS = {
+    "CORRAL_LIMITS_REQUESTS": "0",
+    "CORRAL_QUEUE_LENGTH": "3",
+    # Long enough for three to come in on a busy machine, one after the other.
+    "CORRAL_QUEUE_PATIENCE": "5s",
+    "CORRAL_SERVER_CLIENT_STALL": "1s",
+    "CORRAL_SERVER_COMMENT_INTERVAL": "200ms",
+}
+
+
+@pytest.fixture(scope="session")
+def whole_narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Narrow]:
+    directory = tmp_path_factory.mktemp("narrow")
+    with FakeLlama(slots=1) as fake:
+        settings = NARROW_SETTINGS | {"MODEL_UPSTREAMS": f"one={fake.url}"}
+        with Gateway(directory, check_idle=True, **settings) as gateway:
+            gateway.until_ready()
+            yield Narrow(gateway, fake)
+
+
+@pytest.fixture
+def narrow(whole_narrow: Narrow) -> Iterator[Narrow]:
+    """A gateway in front of a single slot; after the test nothing is busy, and each exchange has left its record."""
+    yield whole_narrow
+    whole_narrow.gateway.until_idle()
+    whole_narrow.fake.reset()
+    whole_narrow.gateway.until_ready()

@@ -67,6 +67,7 @@ def state(server: Server) -> dict[str, Any]:
         "running": sum(record.ended == "running" for record, _ in server.records),
         "processing": slots.processing,
         "deferred": len(slots.deferred),
+        "most_deferred": slots.most_deferred,
         "slots": [{"id": slot.id, "busy": slot.busy, "task": slot.task and slot.task.id} for slot in slots.slots],
         "faults": server.book.told(),
         "settings": asdict(server.settings),

@@ -85,6 +85,8 @@ class Slots:
     slots: list[Slot] = field(init=False)
     deferred: "deque[list[Task]]" = field(default_factory=deque)
     totals: Totals = field(default_factory=Totals)
+    # The longest that the deferred queue has been: a gateway that knows the slots never makes anything wait here.
+    most_deferred: int = 0
 
     def __post_init__(self) -> None:
         self.slots = [Slot(id) for id in range(self.settings.slots)]
@@ -101,6 +103,7 @@ class Slots:
             task.id = next(self._ids)
         self.deferred.append(group)
         self._launch()
+        self.most_deferred = max(self.most_deferred, len(self.deferred))
 
     def stop(self) -> None:
         """End all tasks and forget the deferred ones."""

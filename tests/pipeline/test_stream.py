@@ -1,6 +1,7 @@
 """A stream comes out as llama-server would have sent it to the client; what Corral asked for is taken out."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ DONE = b"data: [DONE]\n\n"
 TIMINGS = {"cache_n": 0, "prompt_n": 7, "predicted_n": 3}
 
 
-def chat(**more: Any) -> Call:  # noqa: ANN401 - fields of Call.
-    return Call(Endpoint.CHAT, **{"model": "", "fields": {}, "stream": True} | more)
+def chat(**more: Any) -> Call:
+    return replace(Call(Endpoint.CHAT, model="", fields={}, stream=True), **more)
 
 
 def event(**chunk: object) -> bytes:

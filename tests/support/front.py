@@ -1,10 +1,14 @@
 """A gateway with the fakes behind it, as the end-to-end tests share them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.fake import FakeLlama
 from support.gateway import Gateway
+from support.raw_client import RawClient
+from support.talk import CHAT, begin, chat
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,42 @@ class Front:
     def fakes(self) -> tuple[FakeLlama, ...]:
         return (self.one, self.left, self.right)
 
+    def until_waiting(self, count: int) -> None:
+        """Wait until so many requests are in the queue."""
+        until_waiting(self.gateway, count)
+
     def mend(self) -> None:
         """Let the fakes be as freshly started, and wait until the gateway has noticed."""
         for fake in self.fakes:
             fake.reset()
         ready = len(self.fakes)
         self.gateway.until(lambda: self.gateway.metric("corral_replica_state", state="ready") == ready, "all ready")
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A gateway with one model, ``one``, which has a single slot, and a short queue."""
+
+    gateway: Gateway
+    fake: FakeLlama
+
+    @contextmanager
+    def occupied(self) -> Iterator[RawClient]:
+        """A stream that would go on for long holds the slot within the block; its client leaves with the block."""
+        self.fake.set(token_s=0.02)
+        body = chat('script:{"count": 100000}', max_tokens=100_000, stream=True)
+        with begin(self.gateway, CHAT, body) as holder:
+            holder.receive(until=b'"content"')
+            yield holder
+
+    def until_waiting(self, count: int) -> None:
+        """Wait until so many requests are in the queue."""
+        until_waiting(self.gateway, count)
+
+
+def until_waiting(gateway: Gateway, count: int) -> None:
+    """Wait until so many requests are in the queues of a gateway."""
+    gateway.until(lambda: gateway.metric("corral_queue_waiters") == count, f"{count} waiting")
 
 
 def write_settings(directory: Path, content: str) -> Path:

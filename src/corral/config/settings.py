@@ -202,9 +202,8 @@ class LlamaSettings(Section, frozen=True):
         default=10.0, description="How long a llama-server may take to stop before it is killed."
     )
     log_dir: FilePath | None = Field(
-        default=None,
-        description="Where llama-server's output goes; if not set, only its last lines are kept, in memory.",
-        examples=["./run/logs"],
+        default=Path("run/logs"),
+        description="Where llama-server's output goes, a file each; `null`: only its last lines are kept, in memory.",
     )
     log_bytes: Size = Field(
         default=10 * 2**20, description="The largest log file of a llama-server; then it is rotated."

@@ -35,8 +35,10 @@ def corral(shared_corral: Gateway) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def shared_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    settings = {"LLAMA_PARALLEL": "2", "LLAMA_CTX": "2048", "LLAMA_THREADS": "1"}
-    with Gateway(tmp_path_factory.mktemp("demo"), "--model", str(smollm2()), **settings) as gateway:
+    directory = tmp_path_factory.mktemp("demo")
+    with Gateway(
+        directory, "--model", str(smollm2()), LLAMA_PARALLEL="2", LLAMA_CTX="2048", LLAMA_THREADS="1"
+    ) as gateway:
         gateway.until_ready()
         yield gateway
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
 from openai import (
     APIStatusError,
     AuthenticationError,
@@ -14,8 +16,6 @@ from openai import (
     OpenAI,
     RateLimitError,
 )
-from openai.types.chat import ChatCompletionMessageParam
-
 from support.embedded_engine import EmbeddedEngine
 from support.gateway import KEY, Gateway, free_port
 
@@ -40,8 +40,9 @@ def two_models(engine: EmbeddedEngine, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def limited(engine: EmbeddedEngine, tmp_path: Path) -> Iterator[Gateway]:
     """One request in any two seconds."""
-    settings = {"CORRAL_LIMITS_REQUESTS": "1", "CORRAL_LIMITS_WINDOW": "2s"}
-    with Gateway(tmp_path, MODEL_UPSTREAMS=f"smol={engine.url}", **settings) as gateway:
+    with Gateway(
+        tmp_path, MODEL_UPSTREAMS=f"smol={engine.url}", CORRAL_LIMITS_REQUESTS="1", CORRAL_LIMITS_WINDOW="2s"
+    ) as gateway:
         gateway.until_ready()
         yield gateway
 
