@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.fake import FakeLlama
-from support.front import Front, Narrow, write_settings
+from support.front import Front, Narrow, Strict, write_settings
 from support.gateway import Gateway
 
 # Nobody listens on it: port 1 belongs to a service that no machine runs any more.
@@ -99,3 +99,37 @@ def narrow(whole_narrow: Narrow) -> Iterator[Narrow]:
     whole_narrow.gateway.until_idle()
     whole_narrow.fake.reset()
     whole_narrow.gateway.until_ready()
+
+
+# Two keys of one client, one key each for others, and one without a client's name.
+STRICT_KEYS = ",".join(
+    ["key-1:twice", "key-2:twice", *(f"key-of-{name}:{name}" for name in Strict.CLIENTS), "nameless"]
+)
+STRICT_SETTINGS = {
+    "OPENAI_API_KEYS": STRICT_KEYS,
+    "OPERATOR_API_KEY": "key-of-operator",
+    "CORRAL_LIMITS_REQUESTS": str(Strict.LIMIT),
+    "CORRAL_LIMITS_WINDOW": f"{Strict.WINDOW_S}s",
+    "CORRAL_QUEUE_UNREADY_PATIENCE": "100ms",
+    "CORRAL_SERVER_BODY_SIZE": f"{Strict.BODY_BYTES}B",
+    "CORRAL_SERVER_BODY_TIMEOUT": "1s",
+    "CORRAL_SERVER_CORS_ORIGINS": Strict.ORIGIN,
+}
+
+
+@pytest.fixture(scope="session")
+def whole_strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
+    directory = tmp_path_factory.mktemp("strict")
+    with FakeLlama() as fake:
+        settings = STRICT_SETTINGS | {"MODEL_UPSTREAMS": f"one={fake.url},away={NOBODY}"}
+        with Gateway(directory, check_idle=True, **settings) as gateway:
+            gateway.until_ready()
+            yield Strict(gateway, fake)
+
+
+@pytest.fixture
+def strict(whole_strict: Strict) -> Iterator[Strict]:
+    """A gateway with keys, limits and origins; after the test nothing is busy, each exchange has left its record."""
+    yield whole_strict
+    whole_strict.gateway.until_idle()
+    whole_strict.fake.reset()

@@ -89,12 +89,10 @@ class Connection(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send, and wait while the client does not read; raises ``ClientGone``."""
-        if self._transport.is_closing():
-            raise ClientGone
+        self._ensure_open()
         self._transport.write(data)
         await self._writable.wait()
-        if self._transport.is_closing():
-            raise ClientGone
+        self._ensure_open()
 
     async def pause(self, seconds: float | None) -> None:
         """Say nothing for so long (``None``: for ever); raises ``ClientGone`` as soon as the client leaves."""
@@ -122,6 +120,12 @@ class Connection(asyncio.Protocol):
 
     def _own_socket(self) -> socket.socket:
         return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+    def _ensure_open(self) -> None:
+        if self._transport.is_closing():
+            # A write that fails closes the transport before ``connection_lost`` is called.
+            self._note_departure()
+            raise ClientGone
 
     def _note_departure(self) -> None:
         if not self._closed_by_us and self.left_at is None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from corral.pipeline.asgi import HIGH_WATER_BYTES, LOW_WATER_BYTES, AsgiAnswer
-from support.asgi_client import DISCONNECT, Client, body
+from support.asgi_client import DISCONNECT, AsgiClient, body
 from support.loops import on_both_loops
 
 # Long enough for what is to succeed, short enough for what is to fail.
@@ -13,7 +13,7 @@ LONG_S = 20.0
 SHORT_S = 0.05
 
 
-def answer_to(client: Client, *, stall_s: float = LONG_S) -> AsgiAnswer:
+def answer_to(client: AsgiClient, *, stall_s: float = LONG_S) -> AsgiAnswer:
     return AsgiAnswer(client.receive, client.send, stall_s=stall_s)
 
 
@@ -22,7 +22,7 @@ def answer_to(client: Client, *, stall_s: float = LONG_S) -> AsgiAnswer:
 
 @on_both_loops
 async def test_a_whole_answer_has_its_length_and_the_common_headers() -> None:
-    client = Client()
+    client = AsgiClient()
     async with answer_to(client) as answer:
         answer.headers.append((b"x-request-id", b"r"))
         answer.send(404, [(b"content-type", b"text/plain")], b"gone")
@@ -38,7 +38,7 @@ async def test_a_whole_answer_has_its_length_and_the_common_headers() -> None:
 
 @on_both_loops
 async def test_a_client_that_takes_nothing_of_a_whole_answer_is_cut_off() -> None:
-    client = Client()
+    client = AsgiClient()
     client.stop_reading()
     told: list[str] = []
     async with answer_to(client, stall_s=SHORT_S) as answer:
@@ -51,7 +51,7 @@ async def test_a_client_that_takes_nothing_of_a_whole_answer_is_cut_off() -> Non
 
 @on_both_loops
 async def test_an_exchange_that_answers_nothing_sends_nothing() -> None:
-    client = Client()
+    client = AsgiClient()
     async with answer_to(client) as answer:
         answer.on_gone(lambda: None)
     assert client.sent == []
@@ -62,7 +62,7 @@ async def test_an_exchange_that_answers_nothing_sends_nothing() -> None:
 
 @on_both_loops
 async def test_a_stream_arrives_whole_and_in_order() -> None:
-    client = Client()
+    client = AsgiClient()
     pieces = [b"<%d>" % number for number in range(500)]
     async with answer_to(client) as answer:
         answer.start(200, [(b"content-type", b"text/event-stream")])
@@ -83,7 +83,7 @@ async def test_a_stream_arrives_whole_and_in_order() -> None:
 
 @on_both_loops
 async def test_the_first_piece_leaves_without_waiting_for_the_next() -> None:
-    client = Client()
+    client = AsgiClient()
     async with answer_to(client) as answer:
         answer.start(200, [])
         answer.write(b"first")
@@ -95,7 +95,7 @@ async def test_the_first_piece_leaves_without_waiting_for_the_next() -> None:
 
 @on_both_loops
 async def test_what_is_written_after_the_end_is_dropped() -> None:
-    client = Client()
+    client = AsgiClient()
     async with answer_to(client) as answer:
         answer.start(200, [])
         answer.end()
@@ -107,7 +107,7 @@ async def test_what_is_written_after_the_end_is_dropped() -> None:
 
 @on_both_loops
 async def test_a_slow_client_pauses_the_upstream_and_one_that_has_caught_up_resumes_it() -> None:
-    client = Client()
+    client = AsgiClient()
     calls: list[str] = []
     async with answer_to(client) as answer:
         answer.watch(lambda: calls.append("pause"), lambda: calls.append("resume"))
@@ -127,7 +127,7 @@ async def test_a_slow_client_pauses_the_upstream_and_one_that_has_caught_up_resu
 
 @on_both_loops
 async def test_a_retry_of_a_stream_for_a_slow_client_begins_paused() -> None:
-    client = Client()
+    client = AsgiClient()
     calls: list[str] = []
     async with answer_to(client) as answer:
         answer.start(200, [])
@@ -149,7 +149,7 @@ def test_the_marks_leave_room_between_them() -> None:
 
 @on_both_loops
 async def test_a_client_that_leaves_is_told_of_once() -> None:
-    client = Client()
+    client = AsgiClient()
     told: asyncio.Queue[str] = asyncio.Queue()
     async with answer_to(client, stall_s=SHORT_S) as answer:
         answer.on_gone(lambda: told.put_nowait("gone"))
@@ -166,7 +166,7 @@ async def test_a_client_that_leaves_is_told_of_once() -> None:
 
 @on_both_loops
 async def test_a_client_that_leaves_before_anything_was_sent_is_told_of() -> None:
-    client = Client(body(b""), body(b""), DISCONNECT)
+    client = AsgiClient(body(b""), body(b""), DISCONNECT)
     gone = asyncio.Event()
     async with answer_to(client) as answer:
         answer.on_gone(gone.set)
@@ -176,7 +176,7 @@ async def test_a_client_that_leaves_before_anything_was_sent_is_told_of() -> Non
 
 @on_both_loops
 async def test_a_client_that_leaves_after_the_end_is_no_departed_client() -> None:
-    client = Client()
+    client = AsgiClient()
     told: list[str] = []
     async with answer_to(client) as answer:
         answer.on_gone(lambda: told.append("gone"))
@@ -190,7 +190,7 @@ async def test_a_client_that_leaves_after_the_end_is_no_departed_client() -> Non
 
 @on_both_loops
 async def test_a_client_that_stops_reading_is_cut_off() -> None:
-    client = Client()
+    client = AsgiClient()
     gone = asyncio.Event()
     async with answer_to(client, stall_s=SHORT_S) as answer:
         answer.on_gone(gone.set)
@@ -204,7 +204,7 @@ async def test_a_client_that_stops_reading_is_cut_off() -> None:
 
 @on_both_loops
 async def test_a_client_that_stops_reading_is_cut_off_after_the_end_too() -> None:
-    client = Client()
+    client = AsgiClient()
     told: list[str] = []
     async with answer_to(client, stall_s=SHORT_S) as answer:
         answer.on_gone(lambda: told.append("gone"))
@@ -218,7 +218,7 @@ async def test_a_client_that_stops_reading_is_cut_off_after_the_end_too() -> Non
 
 @on_both_loops
 async def test_a_server_that_refuses_to_send_has_lost_the_client() -> None:
-    client = Client()
+    client = AsgiClient()
     client.failure = OSError("the client has left")
     gone = asyncio.Event()
     async with answer_to(client) as answer:
@@ -229,7 +229,7 @@ async def test_a_server_that_refuses_to_send_has_lost_the_client() -> None:
 
 @on_both_loops
 async def test_an_exchange_that_is_cancelled_leaves_nothing_running() -> None:
-    client = Client()
+    client = AsgiClient()
     client.stop_reading()
 
     async def exchange() -> None:
@@ -248,7 +248,7 @@ async def test_an_exchange_that_is_cancelled_leaves_nothing_running() -> None:
 
 @on_both_loops
 async def test_an_exchange_that_its_departed_client_cancels_leaves_nothing_running() -> None:
-    client = Client()
+    client = AsgiClient()
 
     async def exchange() -> None:
         task = asyncio.current_task()

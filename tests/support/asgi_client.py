@@ -13,7 +13,7 @@ def body(piece: bytes, *, more: bool = False) -> Message:
     return {"type": "http.request", "body": piece, "more_body": more}
 
 
-class Client:
+class AsgiClient:
     """The other side of ``receive`` and ``send``, as an ASGI server would be."""
 
     def __init__(self, *incoming: Message) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from support.fake import FakeLlama
 from support.gateway import Gateway
@@ -55,6 +56,28 @@ class Narrow:
     def until_waiting(self, count: int) -> None:
         """Wait until so many requests are in the queue."""
         until_waiting(self.gateway, count)
+
+
+@dataclass(frozen=True)
+class Strict:
+    """A gateway that asks for keys, limits requests and bodies, and answers to one origin. ``away`` serves nobody.
+
+    Clients are there so that each test can use up a limit of its own; ``key_of`` gives their keys.
+    """
+
+    LIMIT: ClassVar[int] = 3
+    WINDOW_S: ClassVar[int] = 5
+    BODY_BYTES: ClassVar[int] = 65536
+    ORIGIN: ClassVar[str] = "https://app.example.org"
+    CLIENTS: ClassVar[tuple[str, ...]] = ("ann", "bob", "cleo", "dan", "eve", "finn", "gus", "hal", "ida")
+
+    gateway: Gateway
+    fake: FakeLlama
+
+    @staticmethod
+    def key_of(client: str) -> str:
+        assert client in Strict.CLIENTS
+        return f"key-of-{client}"
 
 
 def until_waiting(gateway: Gateway, count: int) -> None:

@@ -41,7 +41,7 @@ class Gateway:
             timeout=PATIENCE_S,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
-        environment = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+        environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
         settings = {"OPENAI_API_KEY": KEY, **settings}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "corral", "serve", "--port", str(self.port), *arguments],
@@ -155,5 +155,6 @@ def free_port() -> int:
     return port
 
 
-def _is_setting(name: str) -> bool:
+def is_setting(name: str) -> bool:
+    """An environment name that Corral reads."""
     return name.startswith(("CORRAL_", "LLAMA_", "MODEL_", "OPENAI_", "OPERATOR_", "ENABLED_"))

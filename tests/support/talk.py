@@ -52,6 +52,14 @@ def begin(gateway: Gateway, path: str, body: object, *, key: str | None = KEY, *
     return client
 
 
+def send_raw(gateway: Gateway, *lines: str | bytes, body: bytes = b"", until: bytes | None = None) -> Reply:
+    """A request as these lines spell it; the reply is read to the end of the connection, or to ``until``."""
+    head = b"".join((line.encode() if isinstance(line, str) else line) + b"\r\n" for line in lines)
+    with RawClient(gateway.port) as client:
+        client.socket.sendall(head + b"\r\n" + body)
+        return client.receive(until=until)
+
+
 def record_of(gateway: Gateway, request_id: str) -> dict[str, Any]:
     """The record of an exchange, once it has ended; there is exactly one."""
     gateway.until(lambda: _records(gateway, request_id), f"a record of {request_id}")

@@ -142,6 +142,8 @@ class Pool:
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.granted.done():
             waiter.granted.set_exception(self._impatient())
+            # Those behind it go on at once; their own patience may end in this same moment.
+            self.dispatch()
 
     def _impatient(self) -> CorralError:
         if not self.ready:

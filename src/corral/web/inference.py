@@ -65,6 +65,8 @@ def inference_router(exchange: Exchange, server: ServerSettings) -> APIRouter:
             endpoint.path,
             _route(exchange, endpoint, server),
             methods=["POST"],
+            # FastAPI cannot read it off the response's class.
+            status_code=200,
             summary=summary,
             name=endpoint.value,
             response_class=ExchangeResponse,

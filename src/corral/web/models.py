@@ -4,7 +4,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from corral.core.errors import ModelNotFound
 from corral.openai.replies import ErrorReply, Model, ModelList
 from corral.pipeline.authenticate import Keyring
 from corral.upstream.fleet import Fleet
@@ -25,10 +24,8 @@ def models_router(fleet: Fleet, keyring: Keyring, started_unix_s: int) -> APIRou
     @router.get("/v1/models/{model:path}", summary="One model", responses=REFUSALS)
     async def get_model(request: Request, model: str) -> Model:
         keyring.authenticate(list(request.scope["headers"]))
-        pool = next((pool for pool in fleet if pool.name == model), None)
-        if pool is None:
-            raise ModelNotFound(f"the model '{model[:80]}' does not exist; GET /v1/models lists those that do")
-        return _model(pool, started_unix_s)
+        # Under the name that was asked for, as its replies are: with one model, any name is its name.
+        return _model(fleet.pool(model), started_unix_s).model_copy(update={"id": model})
 
     return router
 

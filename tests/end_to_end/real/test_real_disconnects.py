@@ -90,7 +90,7 @@ def test_a_slot_that_is_left_while_it_reads_its_prompt_is_not_given_away_too_ear
     corral: Gateway, engine: EmbeddedEngine
 ) -> None:
     before = len(corral.records())
-    prompt = [{"role": "user", "content": "horse " * 800}]
+    prompt = [{"role": "user", "content": "horse " * 500}]
     with closing(opened(corral, body(messages=prompt, stream=True))):
         engine.until(engine.busy, "busy")
     assert_left(corral, before)

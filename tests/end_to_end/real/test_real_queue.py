@@ -82,8 +82,7 @@ def test_a_chat_is_not_held_up_by_a_large_embeddings_call(
     corral.until(lambda: len(corral.records()) == before + 2, "done with both")
     assert [record["route"] for record in corral.records()[before:]] == ["chat", "embeddings"]
     assert [each["index"] for each in vectors["data"]] == list(range(64))
-    alone = [engine.post(EMBED, {"input": text}) for text in INPUTS]
-    for one, other in zip(alone, vectors["data"], strict=True):
-        assert other["embedding"] == pytest.approx(one["data"][0]["embedding"], abs=2e-3)
-    tokens = sum(one["usage"]["prompt_tokens"] for one in alone)
-    assert vectors["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert vectors["usage"]["prompt_tokens"] == sum(len(engine.tokens(text)) for text in INPUTS)
+    for number in range(0, 64, 9):
+        (alone,) = engine.post(EMBED, {"input": INPUTS[number]})["data"]
+        assert vectors["data"][number]["embedding"] == pytest.approx(alone["embedding"], abs=2e-3)

@@ -1,0 +1,220 @@
+"""A call is tried, tried again, and cut into parts; what it took is noted."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from corral.config import RequestSettings, RetrySettings, TimeoutSettings
+from corral.core.call import Call, Endpoint
+from corral.core.errors import CorralError, UpstreamFailed, UpstreamRefused
+from corral.core.lifecycle import State
+from corral.core.record import Record
+from corral.core.usage import Usage
+from corral.pipeline.asgi import AsgiAnswer
+from corral.pipeline.attempt import Attempts
+from corral.pipeline.forward import Forwarder
+from corral.upstream.address import Address
+from corral.upstream.pool import Pool
+from corral.upstream.probe import Prober
+from corral.upstream.replica import Clocks, Replica
+from support.asgi_client import AsgiClient
+from support.exchanges import LONG_S, opened
+from support.fake import FakeLlama
+from support.loops import on_both_loops
+from support.pools import pool_of, settle
+from support.told_llama import until
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[FakeLlama]:
+    with FakeLlama(slots=2) as running:
+        yield running
+
+
+@pytest.fixture
+def fake(process: FakeLlama) -> FakeLlama:
+    process.reset()
+    return process
+
+
+@dataclass
+class Bench:
+    """A forwarder and a watched pool in front of a fake, with a clock that stands still."""
+
+    forwarder: Forwarder
+    pool: Pool
+    replica: Replica
+    client: AsgiClient
+    retries: list[str]
+    now: list[float] = field(default_factory=lambda: [0.0])
+
+    async def forward(self, call: Call) -> tuple[Record, CorralError | None]:
+        """The record, and the error that the call ended in."""
+        record = Record("req_1", call.endpoint, opened_at=0.0, opened_unix_s=0.0)
+        async with AsgiAnswer(self.client.receive, self.client.send, stall_s=LONG_S) as answer:
+            try:
+                await self.forwarder.forward(call, self.pool, answer, record)
+            except CorralError as error:
+                return record, error
+        return record, None
+
+    def reply(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.client.content())
+        return told
+
+
+@asynccontextmanager
+async def bench(fake: FakeLlama) -> AsyncIterator[Bench]:
+    now, retries, changed = [0.0], [], asyncio.Event()
+    async with opened() as client, asyncio.TaskGroup() as tasks:
+        clocks = Clocks(time.monotonic, time.time)
+        replica = Replica("m/0", "m", Prober(client), clocks, address=Address("127.0.0.1", fake.port))
+        replica.on_change = changed.set
+        watching = tasks.create_task(replica.watch())
+        await until(lambda: replica.state is State.READY, changed)
+        attempts = Attempts(client, TimeoutSettings(), RequestSettings(whole_max_tokens=0), lambda: now[0])
+        forwarder = Forwarder(
+            attempts, RetrySettings(backoff_s=0.0), lambda: 0.0, lambda model, code: retries.append(f"{model} {code}")
+        )
+        made = Bench(forwarder, pool_of(replica), replica, AsgiClient(), retries, now)
+        yield made
+        # Nothing leaked, whatever the test did; slots of those who were cut off linger for a moment.
+        made.replica.on_change = changed.set
+        await until(lambda: replica.busy == 0, changed)
+        assert made.pool.waiting == 0
+        watching.cancel()
+
+
+def chat(text: str = "hi", **more: Any) -> Call:
+    fields = {"messages": [{"role": "user", "content": text}], "max_tokens": 8}
+    return Call(Endpoint.CHAT, "", fields | more, max_tokens=8, stream=bool(more.get("stream")))
+
+
+def prompts(*texts: str) -> Call:
+    scripts = [f"script:{json.dumps({'text': text})}" for text in texts]
+    return Call(Endpoint.COMPLETIONS, "", {"prompt": scripts, "max_tokens": 8}, max_tokens=8, inputs=len(texts))
+
+
+# What is sent.
+
+
+@on_both_loops
+async def test_llama_server_is_asked_for_a_stream_with_usage_and_progress_and_without_comments(
+    fake: FakeLlama,
+) -> None:
+    async with bench(fake) as made:
+        _, error = await made.forward(chat())
+    assert error is None
+    (asked,) = fake.requests("/v1/chat/completions")
+    assert asked["body"] == {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 8,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+        "sse_ping_interval": -1,
+    }
+    assert asked["headers"]["x-request-id"] == "req_1"
+
+
+# Retries.
+
+
+@on_both_loops
+async def test_what_fails_in_passing_is_tried_again(fake: FakeLlama) -> None:
+    fake.fault("status", status=503, times=2)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+        assert error is None
+        assert made.reply()["choices"][0]["message"]["content"]
+    assert record.attempts == 3
+    assert made.retries == ["m upstream_failed"] * 2
+
+
+@on_both_loops
+async def test_the_time_in_the_queue_does_not_use_up_the_time_for_retries(fake: FakeLlama) -> None:
+    fake.fault("status", status=503, times=1)
+    async with bench(fake) as made:
+        with await made.pool.lease(2):
+            forwarding = asyncio.create_task(made.forward(chat()))
+            await settle()
+            made.now[0] = 10 * RetrySettings().deadline_s
+        record, error = await forwarding
+    assert error is None
+    assert record.attempts == 2
+
+
+# Parts.
+
+
+@on_both_loops
+async def test_the_parts_of_a_call_become_one_reply_in_the_order_of_its_inputs(fake: FakeLlama) -> None:
+    async with bench(fake) as made:
+        record, error = await made.forward(prompts("one", "two", "three", "four", "five"))
+        assert error is None
+        texts = [(choice["index"], choice["text"]) for choice in made.reply()["choices"]]
+    assert texts == list(enumerate(["one", "two", "three", "four", "five"]))
+    assert len(fake.requests("/v1/completions")) == 5
+    assert record.usage.completion_tokens == made.reply()["usage"]["completion_tokens"] == 5
+    # Five parts are not four retries.
+    assert (record.attempts, record.replica) == (1, "m/0")
+
+
+@on_both_loops
+async def test_what_a_part_needs_more_is_what_the_call_needed(fake: FakeLlama) -> None:
+    fake.fault("status", status=503, times=1, skip=2)
+    async with bench(fake) as made:
+        record, error = await made.forward(prompts("one", "two", "three", "four"))
+    assert error is None
+    assert record.attempts == 2
+
+
+@on_both_loops
+async def test_a_call_whose_last_part_fails_keeps_what_the_others_have_noted(fake: FakeLlama) -> None:
+    fake.fault("status", status=500, skip=4)
+    async with bench(fake) as made:
+        record, error = await made.forward(prompts("one", "two", "three", "four", "five"))
+    assert isinstance(error, UpstreamFailed)
+    assert record.leased_at is not None
+    assert record.first_byte_at is not None
+    assert record.usage.completion_tokens == 4
+
+
+@on_both_loops
+async def test_a_part_that_is_refused_calls_off_the_others(fake: FakeLlama) -> None:
+    fake.fault("status", status=400, times=1)
+    fake.set(token_s=0.01)
+    async with bench(fake) as made:
+        _, error = await made.forward(prompts(*["a " * 200] * 6))
+    assert isinstance(error, UpstreamRefused)
+    assert len(fake.requests("/v1/completions")) <= 2
+
+
+@on_both_loops
+async def test_a_call_that_is_cancelled_calls_off_its_parts(fake: FakeLlama) -> None:
+    fake.set(token_s=0.01)
+    async with bench(fake) as made:
+        forwarding = asyncio.create_task(made.forward(prompts(*["a " * 200] * 6)))
+        await asyncio.to_thread(fake.until, lambda state: state["processing"] == 2)
+        forwarding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await forwarding
+
+
+@on_both_loops
+async def test_a_call_of_embeddings_is_cut_into_parts_too(fake: FakeLlama) -> None:
+    texts = [f"text {number}" for number in range(7)]
+    call = Call(Endpoint.EMBEDDINGS, "", {"input": texts}, inputs=7)
+    async with bench(fake) as made:
+        record, error = await made.forward(call)
+        assert error is None
+        reply = made.reply()
+    assert [each["index"] for each in reply["data"]] == list(range(7))
+    assert len({tuple(each["embedding"]) for each in reply["data"]}) == 7
+    assert record.usage == Usage(prompt_tokens=reply["usage"]["prompt_tokens"])

@@ -1,0 +1,187 @@
+"""What the queue promises, whatever happens in whatever order."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from corral.core.errors import CorralError, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
+from corral.core.lifecycle import State
+from corral.upstream.pool import Pool
+from corral.upstream.replica import Lease, Replica
+from support.pools import pool_of, replica_of
+from support.virtual_time import VirtualLoop
+
+PATIENCE_S = 60.0
+UNREADY_PATIENCE_S = 30.0
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A call, as the one who makes it knows it."""
+
+    task: "asyncio.Task[Lease]"
+    tasks: int
+    arrived_at: float
+
+
+class Queueing(RuleBasedStateMachine):
+    """Calls come, leave, and end; replicas go and come back; time passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.waiting: list[Arrival] = []
+        self.leases: list[Lease] = []
+        self.closed = False
+
+    @initialize(slots=st.lists(st.integers(1, 4), min_size=1, max_size=3), length=st.integers(0, 5))
+    def begin(self, slots: list[int], length: int) -> None:
+        self.length = length
+        self.replicas = [replica_of(count, f"r{number}") for number, count in enumerate(slots)]
+        self.pool: Pool = pool_of(
+            *self.replicas, length=length, patience_s=PATIENCE_S, unready_patience_s=UNREADY_PATIENCE_S
+        )
+
+    @rule(tasks=st.integers(1, 5), avoid=st.integers(0, 3))
+    def a_call_comes(self, tasks: int, avoid: int) -> None:
+        ahead = len(self.waiting)
+        avoided = self.replicas[avoid] if avoid < len(self.replicas) else None
+        task = self.loop.create_task(self.pool.lease(tasks, avoid=avoided))
+        self.waiting.append(Arrival(task, tasks, self.loop.time()))
+        self.do()
+        refusal = self.refusal(task)
+        if isinstance(refusal, QueueFull):
+            assert ahead >= self.length
+        if isinstance(refusal, InvalidRequest):
+            assert tasks > max(replica.slots for replica in self.replicas)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def a_waiter_leaves(self, data: st.DataObject) -> None:
+        self.do(data.draw(st.sampled_from(self.waiting)).task.cancel)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def a_call_ends(self, data: st.DataObject) -> None:
+        self.do(self.end_of(data.draw(st.sampled_from(self.leases))))
+
+    @precondition(lambda self: self.leases and self.waiting)
+    @rule(data=st.data(), leaves_first=st.booleans())
+    def a_call_ends_in_the_moment_in_which_a_waiter_leaves(self, data: st.DataObject, leaves_first: bool) -> None:
+        lease, waiter = data.draw(st.sampled_from(self.leases)), data.draw(st.sampled_from(self.waiting))
+        both: list[Callable[[], object]] = [waiter.task.cancel, self.end_of(lease)]
+        self.do(*(both if leaves_first else reversed(both)))
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), seconds=st.sampled_from([UNREADY_PATIENCE_S, PATIENCE_S]))
+    def a_call_ends_in_the_moment_in_which_patience_does(self, data: st.DataObject, seconds: float) -> None:
+        lease = data.draw(st.sampled_from(self.leases))
+        self.loop.call_later(seconds, self.end_of(lease))
+        self.do(seconds=seconds)
+
+    @rule(number=st.integers(0, 2), state=st.sampled_from(State))
+    def a_replica_changes(self, number: int, state: State) -> None:
+        self.do(partial(self.replicas[number % len(self.replicas)].become, state, "the test says so"))
+
+    @rule(seconds=st.sampled_from([1.0, 29.0, 30.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.do(seconds=seconds)
+
+    @rule()
+    def the_pool_closes(self) -> None:
+        self.closed = True
+        self.do(self.pool.close)
+
+    # What is promised.
+
+    @invariant()
+    def no_replica_has_more_tasks_than_slots(self) -> None:
+        for replica in self.served():
+            assert replica.busy == sum(lease.tasks for lease in self.leases if lease.replica is replica)
+            assert replica.busy <= replica.slots
+
+    @invariant()
+    def no_slot_is_free_that_the_first_waiter_could_take(self) -> None:
+        if self.waiting:
+            assert all(replica.free < self.waiting[0].tasks for replica in self.served())
+
+    @invariant()
+    def the_queue_is_bounded(self) -> None:
+        if self.served():
+            assert self.pool.waiting == len(self.waiting) <= self.length
+
+    @invariant()
+    def nobody_waits_longer_than_patience(self) -> None:
+        assert all(self.loop.time() - arrival.arrived_at < PATIENCE_S for arrival in self.waiting)
+
+    @invariant()
+    def nobody_waits_for_what_cannot_come(self) -> None:
+        if self.closed or (self.served() and all(replica.state is State.FAILED for replica in self.replicas)):
+            assert self.waiting == []
+
+    def teardown(self) -> None:
+        try:
+            self.everything_is_given_back()
+        finally:
+            self.loop.close()
+
+    def everything_is_given_back(self) -> None:
+        self.do(*(arrival.task.cancel for arrival in self.waiting))
+        self.do(*(self.end_of(lease) for lease in self.leases))
+        assert self.waiting == []
+        assert self.pool.waiting == 0
+        assert [replica.busy for replica in self.replicas] == [0] * len(self.replicas)
+        assert asyncio.all_tasks(self.loop) == set()
+
+    # How the calls go on.
+
+    def served(self) -> list[Replica]:
+        return getattr(self, "replicas", [])
+
+    def end_of(self, lease: Lease) -> Callable[[], None]:
+        def end() -> None:
+            with lease:
+                self.leases.remove(lease)
+
+        return end
+
+    def do(self, *actions: Callable[[], object], seconds: float = 0.0) -> None:
+        """Do all of it in one moment, let the time pass, and see what became of those who waited."""
+
+        async def run() -> None:
+            for action in actions:
+                action()
+            await self.loop.advance(seconds)
+
+        self.loop.run_until_complete(run())
+        self.take_stock()
+
+    def take_stock(self) -> None:
+        done = [arrival for arrival in self.waiting if arrival.task.done()]
+        granted = [arrival for arrival in done if self.refusal(arrival.task) is None and not arrival.task.cancelled()]
+        stay = [arrival for arrival in self.waiting if not arrival.task.done()]
+        if granted and stay:
+            # Nobody was overtaken.
+            assert granted[-1].arrived_at <= stay[0].arrived_at
+            assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
+        self.leases += [arrival.task.result() for arrival in granted]
+        self.waiting = stay
+
+    def refusal(self, task: "asyncio.Task[Lease]") -> BaseException | None:
+        if not task.done() or task.cancelled():
+            return None
+        error = task.exception()
+        assert error is None or isinstance(
+            error, QueueFull | QueueTimeout | NotReady | ShuttingDown | InvalidRequest
+        ), error
+        assert error is None or isinstance(error, CorralError)
+        return error
+
+
+TestQueueing = Queueing.TestCase
+TestQueueing.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
