@@ -185,9 +185,9 @@ def _follow(replica: Replica, supervisor: Supervisor, transition: Transition) ->
         replica.become(transition.new, transition.why)
 
 
-def asgi(scope_config: Config | None = None) -> ASGIApp:
+def asgi() -> ASGIApp:
     """For any ASGI server with lifespan events: ``uvicorn --factory corral.assembly:asgi``."""
-    config = scope_config or load()
+    config = load()
     logs.configure(config.logs.level)
     return _Lifespan(config)
 

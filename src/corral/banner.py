@@ -25,7 +25,8 @@ async def announce(assembly: Assembly, port: int, console: Console) -> bool:
         return True
     for pool in assembly.fleet:
         for replica in pool.replicas:
-            console.print(f"{pool.name}: {replica.why}", style="red", highlight=False, markup=False)
+            where = f" at {replica.address}" if replica.address else ""
+            console.print(f"{pool.name}{where}: {replica.why}", style="red", highlight=False, markup=False)
     if _hopeless(assembly):
         return False
     console.print("waiting for it; requests get 503 until it answers (is llama-server running?)", highlight=False)

@@ -53,7 +53,7 @@ def serve(
     from corral.serve import run
 
     settings = load(file=config, flags=_flags(model, host, port, log_level))
-    raise typer.Exit(run(settings, console))
+    raise typer.Exit(run(settings))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -34,31 +35,64 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(config: Config, console: Console) -> int:
+class Terminal(Console):
+    """Standard error, for people, who may leave: ``announce`` is told by an OSError, as of any other fault."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on. Rich would close standard output, where the log goes, and end the process."""
+        raise
+
+    def silence(self) -> None:
+        """Print nothing from now on. The null device takes what is buffered, else the interpreter's exit fails."""
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.file.fileno())
+        os.close(null)
+
+
+def run(config: Config) -> int:
     """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen."""
     logs.configure(config.logs.level)
     listener = _listen(config.server.host, config.server.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, listener, console))
+            return runner.run(_serve(config, listener, Terminal(stderr=True)))
     finally:
         listener.close()
 
 
-async def _serve(config: Config, listener: socket.socket, console: Console) -> int:
+async def _serve(config: Config, listener: socket.socket, terminal: Terminal) -> int:
     assembly = Assembly(config)
     server = Server(_uvicorn_config(assembly))
     stopping = Stopping(assembly, server)
     async with assembly.running(), asyncio.TaskGroup() as tasks:
         stopping.on_signals(tasks)
-        announcing = tasks.create_task(announce(assembly, listener.getsockname()[1], console))
+        announcing = tasks.create_task(_announce(assembly, listener.getsockname()[1], terminal))
         announcing.add_done_callback(stopping.unless_served)
         await server.serve(sockets=[listener])
         announcing.cancel()
-        if server.server_state.tasks:
-            await asyncio.wait(server.server_state.tasks, timeout=LAST_WORDS_S)
+        await _last_words(server)
         stopping.done()
     return stopping.exit_code
+
+
+async def _announce(assembly: Assembly, port: int, terminal: Terminal) -> bool:
+    """As ``announce``; that nobody can read it is no reason to stop serving."""
+    try:
+        return await announce(assembly, port, terminal)
+    except OSError:
+        terminal.silence()
+        return await announce(assembly, port, terminal)
+
+
+async def _last_words(server: uvicorn.Server) -> None:
+    """Let the exchanges that are cut off say so. After the grace uvicorn has cancelled them, when forced it has not."""
+    tasks = set(server.server_state.tasks)
+    if server.force_exit:
+        for task in tasks:
+            task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=LAST_WORDS_S)
 
 
 class Stopping:

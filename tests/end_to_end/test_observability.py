@@ -74,6 +74,7 @@ def test_every_answer_has_an_id(gateway: Gateway, line: str) -> None:
     for key in ("Authorization: Bearer local", "Authorization: Bearer wrong"):
         reply = send_raw(gateway, f"{line} HTTP/1.1", "Host: x", key, "Connection: close", "X-Request-Id: an-id")
         assert reply.headers["x-request-id"] == "an-id"
+        assert reply.status < 500
 
 
 # -- records ---------------------------------------------------------------------

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from corral.core.call import Endpoint
-from corral.openai.body import CONTAINERS
+from corral.openai.body import CONTAINERS, CONTAINERS_READ
 from corral.openai.parse import Policy, parse
 from support.parsing import POLICY, refused
 
@@ -80,6 +80,19 @@ def test_a_body_of_more_objects_than_any_conversation_is_refused() -> None:
 def test_many_brackets_in_text_are_not_many_objects() -> None:
     body = orjson.dumps({"prompt": "[" * (CONTAINERS + 1)})
     assert parse(Endpoint.COMPLETIONS, body, lambda _: POLICY).inputs == 1
+
+
+@pytest.mark.parametrize("end", [b"0]}", b"", b'"'])
+def test_a_body_of_far_too_many_objects_is_not_even_read(end: bytes) -> None:
+    error = refused(Endpoint.CHAT, b"{" + MESSAGES + b',"x":[' + b"{}," * (CONTAINERS_READ + 1) + end)
+    assert (error.param, error.code) == (None, "invalid_value")
+    assert "objects and arrays" in error.message
+
+
+def test_far_too_many_brackets_in_texts_are_read() -> None:
+    text = '["\\"] {' * CONTAINERS_READ
+    body = orjson.dumps({"prompt": [text, "{", text]})
+    assert parse(Endpoint.COMPLETIONS, body, lambda _: POLICY).fields["prompt"] == [text, "{", text]
 
 
 def test_of_a_key_given_twice_the_last_is_checked_and_sent() -> None:

@@ -7,6 +7,7 @@ import pytest
 from corral.pipeline.asgi import HIGH_WATER_BYTES, LOW_WATER_BYTES, AsgiAnswer
 from support.asgi_client import DISCONNECT, AsgiClient, body
 from support.loops import on_both_loops
+from support.pools import settle
 
 # Long enough for what is to succeed, short enough for what is to fail.
 LONG_S = 20.0
@@ -200,6 +201,20 @@ async def test_a_client_that_stops_reading_is_cut_off() -> None:
         await gone.wait()
         assert answer.gone
     assert client.sent == []
+
+
+@on_both_loops
+async def test_a_client_that_stops_reading_and_then_leaves_is_told_of_once() -> None:
+    client = AsgiClient()
+    told: asyncio.Queue[str] = asyncio.Queue()
+    async with answer_to(client, stall_s=SHORT_S) as answer:
+        answer.on_gone(lambda: told.put_nowait("gone"))
+        client.stop_reading()
+        answer.start(200, [])
+        assert await told.get() == "gone"
+        client.leave()
+        await settle()
+    assert told.empty()
 
 
 @on_both_loops

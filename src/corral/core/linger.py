@@ -31,14 +31,12 @@ class Lingering:
         ``started`` are the leases that were known to run before it was asked,
         ``running`` the tasks of each lease that there is now. Two looks make up
         the set that ours must be in, as a request that was just sent may not
-        be in a slot at the first; later ones can only shrink it.
+        be in a slot at the first.
         """
         self.looks += 1
         if self.looks <= 2:
             self.seen |= processing
             self.others |= started
-        else:
-            self.seen &= processing
         known = sum(running.get(other, 0) for other in self.others)
         if self.looks >= 2:
             self.tasks = min(self.tasks, max(0, len(self.seen & processing) - known))

@@ -1,5 +1,6 @@
 """From the bytes of a body to a JSON object, or the reason why it is none."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -19,6 +20,12 @@ FIELDS = 512
 # conversations with the largest sets of tools have a third of this.
 CONTAINERS = 65_536
 
+# Of more than so many, Python's objects would take hundreds of megabytes and
+# seconds to make: refused unread, so that no parameter can be named.
+CONTAINERS_READ = 8 * CONTAINERS
+
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
 
 def decode(body: bytes) -> dict[str, Any]:
     """The JSON object of a body. Of a key given twice the last counts, and only that one is sent on.
@@ -28,6 +35,8 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object", code=INVALID_JSON)
+    if _brackets(body) > CONTAINERS_READ and _brackets(STRING.sub(b"", body)) > CONTAINERS_READ:
+        raise InvalidRequest(f"the body must have at most {CONTAINERS} objects and arrays in it", code=INVALID_VALUE)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

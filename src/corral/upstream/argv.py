@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from corral.config.names import KEY_NAMES
 from corral.core.errors import EngineError
 from corral.upstream.spec import EngineSpec
 
@@ -21,7 +22,7 @@ EMBEDDED = (sys.executable, "-P", "-m", "corral.upstream.embedded")
 EMBEDDINGS_BATCH = 1024
 
 # Keys to Corral are none of a llama-server's business.
-SECRET_NAMES = frozenset({"OPENAI_API_KEY", "OPENAI_API_KEYS", "LLAMA_API_KEY"})
+SECRET_NAMES = frozenset({*KEY_NAMES, "LLAMA_API_KEY"})
 OWN_PREFIX = "CORRAL_"
 
 

@@ -65,7 +65,7 @@ def create_app(parts: Parts) -> ASGIApp:
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
-    return _with_cors(_Identified(app), parts.server.cors_origins)
+    return _Identified(_with_cors(app, parts.server.cors_origins))
 
 
 class _Identified:
@@ -90,7 +90,7 @@ class _Identified:
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """Outermost, so that errors and preflights have the headers too; without origins there are none."""
+    """Around the whole application, so that errors have the headers too; without origins there are none."""
     if not origins:
         return app
     return CORSMiddleware(

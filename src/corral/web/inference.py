@@ -47,8 +47,9 @@ class ExchangeResponse(Response):
             async with answer:
                 await self._exchange.serve(self._endpoint, inbound, answer)
         except asyncio.CancelledError:
-            # The client left when the exchange was over already.
-            if not answer.gone:
+            # The client left when the exchange was over already, or the exchange has told it that the server shuts
+            # down: either way nothing is left to do, and nothing that a server should log as an error.
+            if not (answer.gone or answer.ended):
                 raise
             task.uncancel()
 
