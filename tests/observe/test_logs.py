@@ -48,7 +48,7 @@ class Output(io.TextIOWrapper):
     class Bytes(io.BytesIO):
         error: BaseException | None = None
 
-        def write(self, data: Any) -> int:  # noqa: ANN401 - as BytesIO has it.
+        def write(self, data: Any) -> int:
             if self.error is not None:
                 raise self.error
             return super().write(data)
@@ -67,7 +67,7 @@ def configured(level: str = "info") -> Output:
     return output
 
 
-def exchange(**changes: Any) -> Record:  # noqa: ANN401 - any field of the record.
+def exchange(**changes: Any) -> Record:
     given: dict[str, Any] = {
         "request_id": "req_1",
         "endpoint": Endpoint.CHAT,

@@ -103,7 +103,7 @@ class FakeLlama:
         ports: dict[str, int] = json.loads(line)
         return ports
 
-    def _control(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - whatever JSON it tells.
+    def _control(self, method: str, path: str, body: object = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=CONTROL_S)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, {"Connection": "close"})

@@ -37,7 +37,7 @@ class Reply:
         return b"".join(unchunk(body)) if self.headers.get("transfer-encoding") == "chunked" else body
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - whatever JSON came.
+    def json(self) -> Any:
         return json.loads(self.body)
 
     @property

@@ -133,23 +133,26 @@ async def test_an_attempt_that_fails_late_does_not_undo_what_is_known_better(sta
         assert (seen.replica.state, seen.replica.why) == (state, "the supervisor says so")
 
 
+@pytest.mark.parametrize("last_words", [(200, {}), LOADING])
 @on_both_loops
-async def test_what_the_old_address_answers_counts_no_more() -> None:
+async def test_what_the_old_address_answers_counts_no_more(last_words: tuple[int, object]) -> None:
     async with told_llama() as old, told_llama() as new, watched(old) as seen:
         await seen.until_state(State.READY)
         old.answers.clear()
+        new.answers.clear()
         seen.replica.suspect(LOST)
         await old.until_asked("/health")
         seen.replica.move(None, None)
         seen.replica.become(State.BACKOFF, "it died")
-        new.health = LOADING
         seen.replica.move(new.address, "new")
+        old.health = last_words
         old.answers.set()
-        await new.until_asked("/health", times=2)
-        new.health = (200, {})
+        await new.until_asked("/health")
+        assert seen.replica.state is State.BACKOFF
+        new.answers.set()
         await seen.until_state(State.READY)
         assert new.asked[-1] == ("/props", "new")
-    assert seen.states() == [State.READY, State.UNREACHABLE, State.BACKOFF, State.LOADING, State.READY]
+    assert seen.states() == [State.READY, State.UNREACHABLE, State.BACKOFF, State.READY]
 
 
 @on_both_loops

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from openai import APIError, OpenAI
+
 from support.children import alive
 from support.gateway import KEY, PATIENCE_S, Gateway
 from support.models import smollm2

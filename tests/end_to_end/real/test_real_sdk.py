@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
-from openai import OpenAI
 from support.embedded_engine import EmbeddedEngine
 from support.gateway import KEY, Gateway
 

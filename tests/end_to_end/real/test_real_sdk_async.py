@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+from openai import AsyncOpenAI, AuthenticationError
 from openai.types.chat import ChatCompletionMessageParam
 
-from openai import AsyncOpenAI, AuthenticationError
 from support.gateway import KEY, Gateway
 from support.run import async_test
 

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
-
 from openai import (
     APIStatusError,
     AuthenticationError,
@@ -16,6 +14,8 @@ from openai import (
     OpenAI,
     RateLimitError,
 )
+from openai.types.chat import ChatCompletionMessageParam
+
 from support.embedded_engine import EmbeddedEngine
 from support.gateway import KEY, Gateway, free_port
 

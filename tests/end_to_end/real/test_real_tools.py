@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai import BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
-from openai import BadRequestError, OpenAI
 from support.conversations import TIME, WEATHER, weather_talk
 from support.gateway import KEY, Gateway
 
