@@ -49,6 +49,6 @@ $(VENV)/dev: requirements/dev.lock pyproject.toml src/corral/__init__.py $(VENV)
 $(VENV)/bin/python:
 	@scripts/venv $(VENV)
 
-# Fetched once; `corral pull smollm2` verifies what is there.
+# Fetched and verified once; whoever doubts what is there runs `corral pull smollm2`.
 $(MODEL):
 	@$(VENV)/bin/corral pull smollm2 > /dev/null

@@ -12,13 +12,13 @@ from math import ceil
 import uvicorn
 import uvloop
 from rich.console import Console
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from corral.assembly import Assembly
 from corral.banner import announce
 from corral.config import Config
 from corral.core.errors import ConfigError
 from corral.observe import logs
+from corral.web.protocol import limited_protocol
 
 log = logging.getLogger("corral")
 
@@ -139,40 +139,11 @@ class Stopping:
         self._server.should_exit = True
 
 
-def _protocol(stall_s: float) -> type[asyncio.Protocol]:
-    """uvicorn's connection, with a limit on how long a client may take nothing.
-
-    uvicorn closes a connection once everything is sent, which such a client
-    would put off for ever, and the shutdown with it.
-    """
-
-    class Protocol(HttpToolsProtocol):
-        _stall: asyncio.TimerHandle | None = None
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._stall = self.loop.call_later(stall_s, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._end_stall()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._end_stall()
-            super().connection_lost(exc)
-
-        def _end_stall(self) -> None:
-            if self._stall is not None:
-                self._stall.cancel()
-
-    return Protocol
-
-
 def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:
     server = assembly.config.server
     return uvicorn.Config(
         assembly.app,
-        http=_protocol(server.client_stall_s),
+        http=limited_protocol(server.client_stall_s),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -8,7 +8,7 @@ from support.fake import FakeLlama
 from support.front import Front
 from support.gateway import Gateway
 from support.raw_client import Reply
-from support.talk import CHAT, MODES, chat, error_of, new_id, post, record_of, text_of
+from support.talk import CHAT, EMBEDDINGS, MODES, chat, error_of, new_id, post, record_of, text_of
 
 Fault = dict[str, Any]
 
@@ -174,8 +174,28 @@ def test_a_replica_that_is_down_is_passed_over(front: Front, mode: str) -> None:
     assert (served(front.left), served(front.right)) == (0, 3)
 
 
-def test_embeddings_are_tried_again_too(fake: FakeLlama, gateway: Gateway) -> None:
-    fake.fault("reset", times=1)
-    reply = post(gateway, "/v1/embeddings", {"model": "one", "input": "hello"})
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_waits_for_a_model_that_is_loading(front: Front, mode: str) -> None:
+    request_id = new_id()
+    front.one.fault("loading", path="*", times=4)
+    assert ask_chat(front.gateway, mode, request_id=request_id).status == 200
+    assert record_of(front.gateway, request_id)["attempts"] <= 2
+
+
+def test_a_part_of_a_large_request_is_tried_again_by_itself(fake: FakeLlama, gateway: Gateway) -> None:
+    fake.fault("reset", skip=1, times=1)
+    reply = post(gateway, EMBEDDINGS, {"model": "one", "input": [f"input {i}" for i in range(6)]})
     assert reply.status == 200
-    assert len(reply.json["data"]) == 1
+    assert [item["index"] for item in reply.json["data"]] == list(range(6))
+    sent = [text for request in fake.requests(EMBEDDINGS) for text in request["body"]["input"]]
+    assert sorted(sent) == sorted([*(f"input {i}" for i in range(6)), "input 1"])
+
+
+def test_a_part_that_fails_for_good_ends_the_whole(fake: FakeLlama, gateway: Gateway) -> None:
+    request_id = new_id()
+    fake.fault("status", status=500, skip=2)
+    body = {"model": "one", "input": [f"input {i}" for i in range(40)]}
+    reply = post(gateway, EMBEDDINGS, body, **{"x-request-id": request_id})
+    assert (reply.status, error_of(reply)["code"]) == (502, "upstream_failed")
+    assert len(fake.requests(EMBEDDINGS)) <= 4
+    assert record_of(gateway, request_id)["outcome"] == "upstream_error"

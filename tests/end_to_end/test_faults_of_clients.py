@@ -9,7 +9,7 @@ from support.fake import FakeLlama
 from support.front import Narrow
 from support.gateway import Gateway
 from support.raw_client import RawClient
-from support.talk import CHAT, MODES, begin, chat, new_id, post, record_of
+from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, new_id, post, record_of
 
 STREAMED = ["gathered", "stream"]
 # Goes on until somebody ends it.
@@ -111,6 +111,17 @@ def test_a_client_that_leaves_a_reply_that_comes_whole(narrow: Narrow) -> None:
     assert_gone(gateway, request_id)
     (request,) = narrow.fake.until_ended(CHAT)
     assert request["left_at"] is not None
+
+
+def test_a_client_that_leaves_between_the_parts_of_its_request(narrow: Narrow) -> None:
+    gateway, fake, request_id = narrow.gateway, narrow.fake, new_id()
+    fake.set(prefill_s=0.1)
+    body = {"model": "one", "input": [f"input {i}" for i in range(100)]}
+    with begin(gateway, EMBEDDINGS, body, **{"x-request-id": request_id}):
+        gateway.until(lambda: len(fake.requests(EMBEDDINGS)) >= 3, "at the third part")
+    assert_gone(gateway, request_id)
+    gateway.until_idle()
+    assert len(fake.requests(EMBEDDINGS)) < 100
 
 
 @pytest.mark.parametrize("mode", MODES)

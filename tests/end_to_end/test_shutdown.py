@@ -68,12 +68,12 @@ def test_what_runs_and_what_waits_is_finished(tmp_path: Path, fake: FakeLlama) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, fake: FakeLlama, number: signal.Signals) -> None:
     with ExitStack() as stack:
-        gateway = stack.enter_context(started(tmp_path, fake))
+        # Longer than this test waits.
+        gateway = stack.enter_context(started(tmp_path, fake, CORRAL_SERVER_GRACE="1h"))
         client, start = begin_stream(stack, gateway, LONG, 100_000)
         gateway.process.send_signal(number)
         gateway.until(lambda: "stopping" in gateway.output, "stopping")
         gateway.process.send_signal(number)
-        # Far less than the grace, or this test would not end in time.
         assert gateway.process.wait(PATIENCE_S) == 0
         assert last_error(rest(client, start))["code"] == "shutting_down"
     assert outcomes(gateway) == ["cut"]

@@ -5,14 +5,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from corral.config import RequestSettings, RetrySettings, TimeoutSettings
+from corral.config import RequestSettings, RetrySettings, RouteTimeouts, TimeoutSettings
 from corral.core.call import Call, Endpoint
-from corral.core.errors import CorralError, UpstreamFailed, UpstreamRefused
+from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from corral.core.lifecycle import State
 from corral.core.record import Record
 from corral.core.usage import Usage
@@ -70,15 +70,19 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(fake: FakeLlama) -> AsyncIterator[Bench]:
+async def bench(
+    fake: FakeLlama, *, whole_max_tokens: int = 0, first_byte_s: float = LONG_S, wait: bool = True
+) -> AsyncIterator[Bench]:
     now, retries, changed = [0.0], [], asyncio.Event()
     async with opened() as client, asyncio.TaskGroup() as tasks:
         clocks = Clocks(time.monotonic, time.time)
         replica = Replica("m/0", "m", Prober(client), clocks, address=Address("127.0.0.1", fake.port))
         replica.on_change = changed.set
         watching = tasks.create_task(replica.watch())
-        await until(lambda: replica.state is State.READY, changed)
-        attempts = Attempts(client, TimeoutSettings(), RequestSettings(whole_max_tokens=0), lambda: now[0])
+        if wait:
+            await until(lambda: replica.state is State.READY, changed)
+        timeouts = TimeoutSettings(chat=RouteTimeouts(first_byte_s=first_byte_s))
+        attempts = Attempts(client, timeouts, RequestSettings(whole_max_tokens=whole_max_tokens), lambda: now[0])
         forwarder = Forwarder(
             attempts, RetrySettings(backoff_s=0.0), lambda: 0.0, lambda model, code: retries.append(f"{model} {code}")
         )
@@ -150,7 +154,33 @@ async def test_the_time_in_the_queue_does_not_use_up_the_time_for_retries(fake: 
     assert record.attempts == 2
 
 
+@on_both_loops
+async def test_a_short_reply_that_does_not_come_is_given_up_with_the_limit_for_the_first_byte(fake: FakeLlama) -> None:
+    fake.fault("silence")
+    async with bench(fake, whole_max_tokens=16, first_byte_s=0.1) as made:
+        _, error = await made.forward(chat())
+    assert isinstance(error, UpstreamTimeout)
+    assert error.phase == "first_byte"
+
+
+@on_both_loops
+async def test_tools_are_refused_once_the_server_has_told_that_its_template_knows_none(fake: FakeLlama) -> None:
+    async with bench(fake, wait=False) as made:
+        _, error = await made.forward(replace(chat(), tools=True))
+    assert isinstance(error, InvalidRequest)
+    assert error.param == "tools"
+    assert fake.requests("/v1/chat/completions") == []
+
+
 # Parts.
+
+
+@on_both_loops
+async def test_a_call_that_comes_before_the_server_is_ready_is_cut_by_its_slots(fake: FakeLlama) -> None:
+    async with bench(fake, wait=False) as made:
+        _, error = await made.forward(prompts("one", "two"))
+    assert error is None
+    assert len(fake.requests("/v1/completions")) == 1
 
 
 @on_both_loops

@@ -20,6 +20,8 @@ import httpx
 # How long a condition may take to come true on a slow, busy machine.
 PATIENCE_S = 60.0
 KEY = "local"
+# What is 0 when nobody is served.
+BUSY = ("corral_exchanges_in_flight", "corral_slots_busy", "corral_slots_lingering")
 
 
 class Gateway:
@@ -34,6 +36,7 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self._check_idle = check_idle
         self._lines: list[str] = []
+        self._events: list[dict[str, Any]] = []
         # Each request has a connection of its own; a context that trusts nobody costs no reading of certificates.
         self._http = httpx.Client(
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -74,7 +77,7 @@ class Gateway:
 
     def events(self) -> list[dict[str, Any]]:
         """Its log lines so far."""
-        return [json.loads(line) for line in self._lines if line.startswith("{")]
+        return list(self._events)
 
     def records(self) -> list[dict[str, Any]]:
         """The log lines of its exchanges so far, in the order in which they ended."""
@@ -82,12 +85,7 @@ class Gateway:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's series that have these labels, 0 when there is none."""
-        total = 0.0
-        for line in self.get("/metrics").text.splitlines():
-            match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
-            if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
-                total += float(match[2])
-        return total
+        return _sum(self.get("/metrics").text, name, **labels)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self._http.get(self.url + path, **options)
@@ -112,11 +110,16 @@ class Gateway:
 
     def until_idle(self) -> None:
         """Nothing in flight, nothing waiting, nothing busy; as many records as exchanges were counted."""
-        self.until(lambda: not self.metric("corral_exchanges_in_flight"), "without exchanges in flight")
-        self.until(lambda: not self.metric("corral_slots_busy"), "without busy slots")
-        self.until(lambda: not self.metric("corral_slots_lingering"), "without lingering slots")
-        assert not self.metric("corral_queue_waiters")
-        counted = int(self.metric("corral_requests_total"))
+        metrics = ""
+
+        def idle() -> bool:
+            nonlocal metrics
+            metrics = self.get("/metrics").text
+            return not any(_sum(metrics, name) for name in BUSY)
+
+        self.until(idle, f"without {', '.join(BUSY)}")
+        assert not _sum(metrics, "corral_queue_waiters")
+        counted = int(_sum(metrics, "corral_requests_total"))
         self.until(lambda: len(self.records()) >= counted, f"{counted} records")
         assert len(self.records()) == counted
 
@@ -145,6 +148,8 @@ class Gateway:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._lines.append(line)
+            if line.startswith("{"):
+                self._events.append(json.loads(line))
 
 
 def free_port() -> int:
@@ -153,6 +158,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _sum(metrics: str, name: str, **labels: str) -> float:
+    total = 0.0
+    for line in metrics.splitlines():
+        match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line) if line.startswith(name) else None
+        if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
+            total += float(match[2])
+    return total
 
 
 def is_setting(name: str) -> bool:

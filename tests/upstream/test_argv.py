@@ -69,6 +69,8 @@ def test_the_key_goes_by_environment_and_corrals_own_settings_stay_here() -> Non
         "HF_TOKEN": "kept",
         "OPENAI_API_KEY": "a",
         "OPENAI_API_KEYS": "b",
+        "OPENAI_API_KEYS_FILE": "c",
+        "OPERATOR_API_KEY": "d",
         "CORRAL_LIMITS_REQUESTS": "1",
         "LLAMA_API_KEY": "of other upstreams",
     }

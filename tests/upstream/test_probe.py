@@ -96,8 +96,9 @@ async def test_a_server_that_does_not_show_its_slots_says_so(slots: tuple[int, o
 @on_both_loops
 async def test_slots_of_another_shape_break_nothing() -> None:
     async with opened() as client, told_llama() as llama:
-        llama.slots = (200, [5, {}, {"is_processing": True}, {"is_processing": False}])
-        assert len(await Prober(client).processing(llama.address, None)) == 1
+        odd = {"id": [1], "id_task": {}, "is_processing": True}
+        llama.slots = (200, [5, {}, {"id": 3, "id_task": 4, "is_processing": True}, {"is_processing": False}, odd])
+        assert await Prober(client).processing(llama.address, None) == {(3, 4), (-1, -1)}
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(

@@ -112,7 +112,8 @@ class RouteTimeouts(Section, frozen=True):
 
     connect_s: PositiveDuration = Field(default=5.0, description="To connect to the upstream.")
     first_byte_s: PositiveDuration = Field(
-        default=300.0, description="From the sent request to the first token: the prompt is read in this time."
+        default=300.0,
+        description="The longest silence before the first token; progress in reading the prompt ends a silence.",
     )
     between_tokens_s: PositiveDuration = Field(default=60.0, description="Between two tokens of a reply.")
     total_s: PositiveDuration = Field(default=3600.0, description="For the whole reply.")
@@ -141,7 +142,10 @@ class RetrySettings(Section, frozen=True):
         default=0.25, description="The pause before the second try; it doubles with each further one."
     )
     backoff_max_s: Duration = Field(default=4.0, description="The longest pause between tries.")
-    deadline_s: Duration = Field(default=30.0, description="No new try begins later than this after the first.")
+    deadline_s: Duration = Field(
+        default=30.0,
+        description="No retry begins later than this after the first try; waiting for a slot has limits of its own.",
+    )
 
 
 class RequestSettings(Section, frozen=True):

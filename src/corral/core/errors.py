@@ -15,6 +15,7 @@
     │   ├── BodyTooLarge             413
     │   ├── UnsupportedMediaType     415
     │   ├── RateLimited              429
+    │   ├── HeadTooLarge             431
     │   ├── UpstreamRefused          4xx  llama-server's own refusal, normalised
     │   └── Unsupported              501  the model cannot do this
     ├── Unavailable              503: the client comes back later
@@ -122,6 +123,11 @@ class BodyTimeout(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class HeadTooLarge(RequestError):
+    status = 431
+    code = "request_headers_too_large"
 
 
 class UnsupportedMediaType(RequestError):

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
+from corral import __version__
 from corral.observe.readings import Instrument, Reading, Source
 
 # getrusage counts kilobytes, but bytes on macOS.
@@ -18,7 +18,7 @@ _MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 def footprint() -> Source:
     """The readings of this process; its start is the moment of this call."""
-    build = Reading(Instrument.BUILD, 1.0, (version("corral"), platform.python_version()))
+    build = Reading(Instrument.BUILD, 1.0, (__version__, platform.python_version()))
     start = Reading(Instrument.START_TIME, time.time())
 
     def read() -> Iterator[Reading]:

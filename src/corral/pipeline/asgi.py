@@ -165,12 +165,15 @@ class AsgiAnswer:
             self._on_gone()
 
     async def _send_stream(self) -> None:
-        while not self.gone:
-            await self._wake.wait()
-            self._wake.clear()
-            await self._send_queued()
-            if self.ended and not self._messages:
-                return
+        try:
+            while not (self.gone or (self.ended and not self._messages)):
+                await self._wake.wait()
+                self._wake.clear()
+                await self._send_queued()
+        except Exception:
+            # A server that fails will send no more: what is written now must not pile up.
+            self._leave()
+            raise
 
     async def _send_queued(self) -> None:
         while self._messages and not self.gone:

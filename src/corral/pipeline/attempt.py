@@ -1,20 +1,20 @@
 """One try at one replica: what is sent, and how its reply is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import orjson
 
 from corral.config import RequestSettings, TimeoutSettings
 from corral.core.call import Call, Endpoint
-from corral.core.errors import BadReply, ConnectFailed
+from corral.core.errors import BadReply, ConnectFailed, InvalidRequest
 from corral.core.record import Record
 from corral.openai.errors import upstream_error
 from corral.pipeline.answer import Answer
 from corral.pipeline.gather import gather
 from corral.pipeline.relay import StreamWatch, relay
 from corral.pipeline.whole import Whole, read_whole
-from corral.upstream.probe import authorization
+from corral.upstream.probe import Facts, authorization
 from corral.upstream.replica import Lease
 from corral.upstream.wire import Client, Reply
 
@@ -67,6 +67,7 @@ class Attempts:
         if replica.address is None:
             raise ConnectFailed("the model server has just stopped")
         limits = self.timeouts.of(call.endpoint)
+        refuse_unknown_tools(call, (replica.facts,))
         lease.abandoned = True
         try:
             reply = await self.client.send(
@@ -76,8 +77,7 @@ class Attempts:
                 headers=[*_headers(record.request_id, stream=stream), *authorization(replica.key)],
                 body=_body(call, stream=stream),
                 connect_s=limits.connect_s,
-                # The head of a whole reply comes with its last token.
-                head_s=limits.first_byte_s if stream or call.endpoint is Endpoint.EMBEDDINGS else limits.total_s,
+                head_s=limits.first_byte_s if stream else self._whole_s(call),
             )
         except ConnectFailed:
             lease.abandoned = False
@@ -95,8 +95,26 @@ class Attempts:
             raise BadReply("the model server answered with an unexpected content type")
         return reply
 
+    def _whole_s(self, call: Call) -> float:
+        """The head of a whole reply comes with its last token: nearly the first of a short one, not of a long one."""
+        limits = self.timeouts.of(call.endpoint)
+        if call.max_tokens <= self.requests.whole_max_tokens:
+            return limits.first_byte_s
+        return min(limits.total_s, limits.first_byte_s + call.max_tokens * limits.between_tokens_s)
+
     def _watch(self, reply: Reply, call: Call, record: Record) -> StreamWatch:
         return StreamWatch(reply, record, self.clock, self.timeouts.of(call.endpoint).between_tokens_s)
+
+
+def refuse_unknown_tools(call: Call, servers: Iterable[Facts | None]) -> None:
+    """Refuse what llama-server would ignore in silence: tools, where no known server's template has them."""
+    known = [facts for facts in servers if facts is not None]
+    if call.tools and known and not any(facts.tools for facts in known):
+        raise InvalidRequest(
+            "the chat template of this model knows no tools; ask another model, or leave 'tools' out",
+            param="tools",
+            code="unsupported_parameter",
+        )
 
 
 def _headers(request_id: str, *, stream: bool) -> list[tuple[bytes, bytes]]:

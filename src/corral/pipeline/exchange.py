@@ -11,7 +11,6 @@ from corral.core import sse
 from corral.core.call import Call, Endpoint
 from corral.core.errors import (
     CorralError,
-    InvalidRequest,
     RateLimited,
     RequestError,
     ShuttingDown,
@@ -24,13 +23,13 @@ from corral.core.record import Outcome, Record
 from corral.openai.errors import error_body, error_event, error_headers
 from corral.openai.parse import Policy, parse
 from corral.pipeline.answer import Answer, ClientGone, Headers, Inbound
+from corral.pipeline.attempt import refuse_unknown_tools
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.forward import JSON_HEADERS, Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.pipeline.relay import SSE_HEADERS
 from corral.upstream.fleet import Fleet
-from corral.upstream.pool import Pool
 
 log = logging.getLogger("corral")
 
@@ -91,7 +90,7 @@ class Exchange:
         record.stream = call.stream
         pool = self.fleet.pool(call.model)
         record.model = pool.name
-        _ensure_possible(call, pool)
+        refuse_unknown_tools(call, (replica.facts for replica in pool.replicas))
         with self.limiter.admit(principal) as reservation:
             answer.headers.extend(reservation.headers())
             with self._comments(answer, call):
@@ -141,17 +140,6 @@ def _ensure_json(headers: Headers) -> None:
     content_type = (_header(headers, b"content-type") or b"application/json").partition(b";")[0].strip().lower()
     if content_type != b"application/json":
         raise UnsupportedMediaType("send the body as JSON, with the header 'Content-Type: application/json'")
-
-
-def _ensure_possible(call: Call, pool: Pool) -> None:
-    """Refuse what llama-server would ignore in silence: tools at a template that knows none."""
-    known = [replica.facts for replica in pool.replicas if replica.facts is not None]
-    if call.tools and known and not any(facts.tools for facts in known):
-        raise InvalidRequest(
-            f"the chat template of model '{pool.name}' knows no tools; ask another model, or leave 'tools' out",
-            param="tools",
-            code="unsupported_parameter",
-        )
 
 
 def _succeed(answer: Answer, record: Record) -> None:

@@ -58,6 +58,10 @@ class Forwarder:
 
     async def _forward(self, call: Call, pool: Pool, answer: Answer, record: Record) -> None:
         record.queued_at = self.attempts.clock()
+        if call.inputs > 1 and not pool.slots:
+            # A call is cut by the slots there are, which a first lease waits to know.
+            with await pool.lease(1):
+                pass
         if call.stream:
             _ensure_streamable(call, pool)
             await self._try(call, pool, record, lambda lease: self.attempts.relay(lease, call, answer, record))

@@ -53,7 +53,7 @@ class Prober:
         if status != 200 or not isinstance(body, list):
             raise UpstreamError("the model server does not show its slots")
         slots = [slot for slot in body if isinstance(slot, dict) and slot.get("is_processing")]
-        return frozenset((slot.get("id", -1), slot.get("id_task", -1)) for slot in slots)
+        return frozenset((_number(slot.get("id")), _number(slot.get("id_task"))) for slot in slots)
 
     async def _get(self, address: Address, path: str, key: str | None) -> tuple[int, Any]:
         reply = await self.client.send(
@@ -66,6 +66,10 @@ class Prober:
             return reply.status, orjson.loads(body)
         except orjson.JSONDecodeError:
             return reply.status, None
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else -1
 
 
 def authorization(key: str | None) -> list[tuple[bytes, bytes]]:

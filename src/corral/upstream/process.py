@@ -18,6 +18,8 @@ LEASH = (sys.executable, "-P", "-m", "corral.upstream.leash")
 READ_BYTES = 64 * 1024
 # What a pipe can hold when the child has ended is far less; an orphan that goes on writing is not read for ever.
 LAST_READS = 64
+# KILL ends a process at once, but for one that the kernel holds in a system call.
+KILL_S = 5.0
 
 
 class Process:
@@ -62,7 +64,13 @@ class Process:
             raise
         finally:
             os.close(childs_output)
-        return cls(popen, output, log)
+        try:
+            return cls(popen, output, log)
+        except BaseException:
+            _signal_group(popen.pid, signal.SIGKILL)
+            popen.wait()
+            os.close(output)
+            raise
 
     @property
     def pid(self) -> int:
@@ -85,7 +93,9 @@ class Process:
             await asyncio.wait({self._end}, timeout=grace_s)
         finally:
             self.kill()
-        return await self.exited
+        # A child that even KILL does not end hangs in the kernel: nothing waits for that.
+        await asyncio.wait({self._end}, timeout=KILL_S)
+        return self._end.result() if self._end.done() else -signal.SIGKILL
 
     def kill(self) -> None:
         """KILL to the whole group, at once; harmless when it has ended."""

@@ -233,7 +233,7 @@ def test_a_head_that_can_be_read_in_two_ways_is_refused(front: Front, headers: l
     lines = [f"POST {CHAT} HTTP/1.1", "Host: x", AUTHORIZED, JSON, *headers]
     reply = send_raw(front.gateway, *lines, body=smuggled.encode() + BODY)
     assert (reply.status, reply.end) == (400, "fin")
-    assert reply.raw.count(b"HTTP/1.1 ") == 1
+    assert reply.raw.count(b"HTTP/1.1 400 ") == reply.raw.count(b"content-length: ") == 1
     assert front.one.requests(CHAT) == []
 
 
@@ -241,6 +241,15 @@ def test_a_head_that_can_be_read_in_two_ways_is_refused(front: Front, headers: l
 def test_what_is_not_http_is_refused(front: Front, first_line: str) -> None:
     reply = send_raw(front.gateway, first_line, "Host: x")
     assert (reply.status, reply.end) == (400, "fin")
+    assert reply.json["error"]["code"] == "invalid_http"
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+def test_a_head_without_end_is_refused(front: Front) -> None:
+    reply = send_raw(front.gateway, f"POST {CHAT} HTTP/1.1", "Host: x", *(f"X-{n}: {'y' * 1000}" for n in range(400)))
+    # What it went on sending is not read any more, which TCP tells by a reset.
+    assert (reply.status, reply.end in ("fin", "rst")) == (431, True)
+    assert reply.json["error"]["code"] == "request_headers_too_large"
 
 
 def test_an_upgrade_is_not_made(front: Front, fake: FakeLlama) -> None:
