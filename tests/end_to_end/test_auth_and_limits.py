@@ -3,12 +3,13 @@
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 
 import pytest
 
 from support.front import Strict
-from support.raw_client import Reply
+from support.raw_client import RawClient, Reply
 from support.talk import CHAT, COMPLETIONS, EMBEDDINGS, chat, completion, error_of, new_id, post, record_of, send_raw
 
 KEY = "nameless"
@@ -82,10 +83,15 @@ def test_a_header_that_no_request_may_have_is_refused(strict: Strict) -> None:
     assert strict.fake.requests(CHAT) == []
 
 
-def test_a_key_that_is_larger_than_a_head_may_be_is_refused(strict: Strict) -> None:
-    reply = knock(strict, f"POST {CHAT}", [f"Authorization: Bearer {KEY}{'x' * 70_000}"])
-    assert (reply.status, error_of(reply)["code"]) == (431, "request_headers_too_large")
-    assert reply.end == "fin"
+def test_a_key_of_a_megabyte_is_refused_with_its_head(strict: Strict) -> None:
+    with RawClient(strict.gateway.port) as client:
+        # Its end may be lost: the refusal does not wait for it.
+        with suppress(ConnectionError):
+            client.socket.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ".encode() + b"x" * 2**20)
+        reply = client.receive()
+    assert reply.end in ("fin", "rst")
+    if reply.raw:
+        assert (reply.status, error_of(reply)["code"]) == (431, "request_headers_too_large")
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])

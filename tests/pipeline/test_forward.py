@@ -213,7 +213,8 @@ async def test_a_call_whose_last_part_fails_keeps_what_the_others_have_noted(fak
     assert isinstance(error, UpstreamFailed)
     assert record.leased_at is not None
     assert record.first_byte_at is not None
-    assert record.usage.completion_tokens == 4
+    # The fourth runs beside the last, and is called off with it if it has not ended by then.
+    assert record.usage.completion_tokens in (3, 4)
 
 
 @on_both_loops
