@@ -16,8 +16,9 @@ PIP := quiet=--quiet; [ ! -t 1 ] || quiet=; $(VENV)/bin/python -m pip install $$
 help: ## List these commands.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
+# So small a model rambles; it is not let go on for the thousands of tokens that others may.
 run: $(VENV)/engine $(MODEL) ## Serve the demo model on http://127.0.0.1:8000; KEY=local, ARGS="--port 9000".
-	@export OPENAI_API_KEY='$(KEY)'; exec $(VENV)/bin/corral serve --model $(MODEL) $(ARGS)
+	@export OPENAI_API_KEY='$(KEY)' CORRAL_REQUESTS_DEFAULT_MAX_TOKENS=512; exec $(VENV)/bin/corral serve --model $(MODEL) $(ARGS)
 
 test: $(VENV)/dev $(MODEL) ## Run all tests, on a real llama.cpp too; ARGS="-k queue".
 	@scripts/test $(ARGS)
