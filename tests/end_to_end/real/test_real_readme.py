@@ -107,7 +107,7 @@ def test_settings_that_are_shown_are_sound(settings: str, tmp_path: Path) -> Non
 
 
 def test_the_commands_that_are_shown_exist(tmp_path: Path) -> None:
-    for script in re.findall(r"(?:\./|python )(scripts/\S+)", README):
+    for script in re.findall(r"(?:\./|python )(scripts/[\w.]+)", README):
         assert (ROOT / script).is_file()
     for command in set(re.findall(r"corral (serve|check|pull|bench|version)", README)):
         assert "Usage: corral" in type_in(f"corral {command} --help", tmp_path)
