@@ -245,7 +245,7 @@ def test_what_is_not_http_is_refused(front: Front, first_line: str) -> None:
     assert reply.headers["x-request-id"].startswith("req_")
 
 
-def test_a_head_without_end_is_refused(front: Front) -> None:
+def test_a_head_that_is_too_large_is_refused(front: Front) -> None:
     reply = send_raw(front.gateway, f"POST {CHAT} HTTP/1.1", "Host: x", *(f"X-{n}: {'y' * 1000}" for n in range(400)))
     # What it went on sending is not read any more, which TCP tells by a reset.
     assert (reply.status, reply.end in ("fin", "rst")) == (431, True)

@@ -222,12 +222,3 @@ async def test_closed_it_keeps_no_connection() -> None:
         await client.close()
         assert await used.read(5) == b"hello"
         used.close()
-
-
-@on_both_loops
-async def test_close_idle_closes_what_is_idle_and_keeps_later_ones() -> None:
-    async with serving(answering(HELLO), answering(HELLO, HELLO)) as server, opened() as client:
-        await ask(client, server)
-        client.close_idle()
-        await ask(client, server)
-        await ask(client, server)

@@ -20,7 +20,7 @@ NOT_FOUND = {"error": {"message": "File Not Found", "type": "not_found_error", "
 async def test_a_ready_server_tells_its_facts() -> None:
     async with opened() as client, told_llama() as llama:
         facts = await Prober(client).facts(llama.address, "secret")
-    assert facts == Facts(slots=2, context=2048, alias="smol", tools=False, modalities=frozenset({"audio"}))
+    assert facts == Facts(slots=2, context=2048, tools=False)
     assert llama.asked == [("/health", "secret"), ("/props", "secret")]
 
 

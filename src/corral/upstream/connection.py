@@ -150,13 +150,12 @@ class IdleConnections:
         if not connections:
             del self._by_address[connection.address]
 
-    def close(self, *, for_good: bool) -> None:
-        """Close all; ``for_good``: and keep none from now on."""
+    def close(self) -> None:
+        """Close all, and keep none from now on."""
         for connections in list(self._by_address.values()):
             for connection in list(connections):
                 connection.abort()
-        if for_good:
-            self._room = 0
+        self._room = 0
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """Asks a llama-server how it is: /health, /props and /slots."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -25,10 +25,8 @@ class Facts:
     slots: int
     # Of one slot, in tokens; None when it does not say.
     context: int | None = None
-    alias: str = ""
     # Whether the chat template knows tools; a template that does not ignores them in silence.
     tools: bool = True
-    modalities: frozenset[str] = field(default_factory=frozenset)
     # /slots can be asked.
     shows_slots: bool = True
 
@@ -84,13 +82,10 @@ def read_facts(props: Any) -> Facts:  # noqa: ANN401  (JSON)
     context = settings.get("n_ctx") if isinstance(settings, dict) else None
     slots = told.get("total_slots")
     caps = told.get("chat_template_caps")
-    modalities = told.get("modalities")
     return Facts(
         slots=slots if isinstance(slots, int) and slots > 0 else UNTOLD_SLOTS,
         context=context if isinstance(context, int) and context > 0 else None,
-        alias=str(told.get("model_alias") or ""),
         tools=bool(caps.get("supports_tools", True)) if isinstance(caps, dict) else True,
-        modalities=frozenset(k for k, v in modalities.items() if v) if isinstance(modalities, dict) else frozenset(),
         shows_slots=told.get("endpoint_slots") is True,
     )
 

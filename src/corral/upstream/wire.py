@@ -66,13 +66,9 @@ class Client:
         connection = await self._connect(address, connect_s)
         return await connection.exchange(request, body, head_s, bodiless=bodiless)
 
-    def close_idle(self) -> None:
-        """Close the connections that nobody uses."""
-        self._idle.close(for_good=False)
-
     async def close(self) -> None:
         """Close the idle connections and keep none from now on; those in use close with their replies."""
-        self._idle.close(for_good=True)
+        self._idle.close()
         # The transports let go of their sockets in the turns that follow.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
