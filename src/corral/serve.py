@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 
 import uvicorn
@@ -18,13 +19,15 @@ from corral.banner import announce
 from corral.config import Config
 from corral.core.errors import ConfigError
 from corral.observe import logs
-from corral.web.protocol import limited_protocol
+from corral.web.fastlane import fast_lane
 
 log = logging.getLogger("corral")
 
 # After the grace: what was cancelled gets this long to tell its client.
 LAST_WORDS_S = 2.0
 BACKLOG = 2048
+# sys/syslimits.h
+MACOS_OPEN_MAX = 10240
 
 
 class Server(uvicorn.Server):
@@ -54,6 +57,7 @@ class Terminal(Console):
 def run(config: Config) -> int:
     """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen."""
     logs.configure(config.logs.level)
+    _raise_descriptor_limit()
     listener = _listen(config.server.host, config.server.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -143,7 +147,7 @@ def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:
     server = assembly.config.server
     return uvicorn.Config(
         assembly.app,
-        http=limited_protocol(server.client_stall_s),
+        http=fast_lane(assembly.exchange, server, assembly.readiness),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -155,6 +159,20 @@ def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:
         timeout_keep_alive=ceil(server.keep_alive_s),
         timeout_graceful_shutdown=ceil(server.grace_s),
     )
+
+
+def _raise_descriptor_limit() -> None:
+    """Let this process open as many files as the system lets it: each client and each upstream takes one.
+
+    Shells and systemd start programs with 1024 for the sake of select(), which
+    nothing here calls; llama-servers inherit the limit and stay far below it.
+    """
+    now, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS says "unlimited", but takes no more than its OPEN_MAX.
+    for soft in (hard, max(now, MACOS_OPEN_MAX)):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -64,6 +64,9 @@ class ServerSettings(Section, frozen=True):
         description="Origins whose pages may call Corral from a browser; `*` is every origin.",
         examples=["https://app.example.org"],
     )
+    head_timeout_s: PositiveDuration = Field(
+        default=20.0, description="How long a client may take to send a request's head, from connecting on."
+    )
     body_bytes: Size = Field(default=32 * 2**20, description="The largest request body.")
     body_timeout_s: PositiveDuration = Field(default=60.0, description="How long a client may take to send a body.")
     keep_alive_s: PositiveDuration = Field(default=75.0, description="How long an idle client connection stays open.")

@@ -11,6 +11,7 @@
     │   ├── NotFound                 404  no such route
     │   ├── ModelNotFound            404
     │   ├── MethodNotAllowed         405
+    │   ├── HeadTimeout              408
     │   ├── BodyTimeout              408
     │   ├── BodyTooLarge             413
     │   ├── UnsupportedMediaType     415
@@ -113,6 +114,11 @@ class ModelNotFound(RequestError):
 class MethodNotAllowed(RequestError):
     status = 405
     code = "method_not_allowed"
+
+
+class HeadTimeout(RequestError):
+    status = 408
+    code = "request_timeout"
 
 
 class BodyTimeout(RequestError):

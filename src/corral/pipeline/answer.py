@@ -20,7 +20,7 @@ class Inbound(Protocol):
 
 
 class Answer(Protocol):
-    """Where the answer goes; every method is synchronous, and none fails when the client has left.
+    """Where the answer goes; all but ``flush`` is synchronous, and nothing fails when the client has left.
 
     ``headers`` are sent with the answer, whatever it turns out to be; they can
     be added to until it has started.
@@ -46,3 +46,6 @@ class Answer(Protocol):
 
     def watch(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Call ``pause`` when the client reads too slowly, ``resume`` when it has caught up."""
+
+    async def flush(self) -> None:
+        """Wait until the client has taken what was sent, but for a buffer's worth; ``gone`` says if it did not."""

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
-from corral.core.errors import BodyTimeout, BodyTooLarge
 from corral.pipeline.answer import ClientGone, Headers
+from corral.pipeline.body import ensure_declared, too_large, too_slow
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,17 +28,12 @@ class AsgiInbound:
 
     async def body(self, limit_bytes: int, limit_s: float) -> bytes:
         """Read the body; raises BodyTooLarge, BodyTimeout or ClientGone."""
-        self._refuse_declared(limit_bytes)
+        ensure_declared(self.headers, limit_bytes)
         try:
             async with asyncio.timeout(limit_s):
                 return await self._read(limit_bytes)
         except TimeoutError:
-            raise BodyTimeout(f"the request's body did not arrive within {limit_s:g} s") from None
-
-    def _refuse_declared(self, limit_bytes: int) -> None:
-        declared = dict(self.headers).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise too_slow(limit_s) from None
 
     async def _read(self, limit_bytes: int) -> bytes:
         pieces: list[bytes] = []
@@ -50,14 +45,10 @@ class AsgiInbound:
             pieces.append(message.get("body", b""))
             size += len(pieces[-1])
             if size > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise too_large(limit_bytes)
             if not message.get("more_body", False):
                 self._when_read()
                 return b"".join(pieces)
-
-
-def _too_large(limit_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the request's body is larger than the limit of {limit_bytes} bytes")
 
 
 class AsgiAnswer:
@@ -97,7 +88,9 @@ class AsgiAnswer:
         try:
             if self._watcher is not None:
                 self._watcher.cancel()
-            await self._finish_sending()
+            await self.flush()
+            if self._sender is not None and self.ended:
+                self._sender.result()
         finally:
             await _over(self._sender)
             await _over(self._watcher)
@@ -141,6 +134,13 @@ class AsgiAnswer:
         self._pause, self._resume = pause, resume
         if self._paused:
             pause()
+
+    async def flush(self) -> None:
+        """Wait until the server has taken what was sent; ``gone`` says if the client did not let it."""
+        if self._sender is None:
+            await self._send_queued()
+        elif self.ended:
+            await asyncio.wait([self._sender])
 
     def _begin(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -194,11 +194,6 @@ class AsgiAnswer:
             # TimeoutError is one, and so does a server tell of a client that has left (ASGI 2.4).
             self._leave()
 
-    async def _finish_sending(self) -> None:
-        if self._sender is not None and self.ended:
-            await self._sender
-        elif self._sender is None:
-            await self._send_queued()
 
 
 def _joined(messages: list[Message]) -> list[Message]:

@@ -61,6 +61,7 @@ class Exchange:
             answer.headers.append((b"x-request-id", record.request_id.encode()))
             try:
                 await self._serve(endpoint, inbound, answer, record)
+                await answer.flush()
                 _succeed(answer, record)
             except CorralError as error:
                 _fail(error, answer, record)
