@@ -13,6 +13,9 @@ class Endpoint(Enum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
 
+    # A member is one object; Enum's own hash is written in Python, and each request asks for a dozen of them.
+    __hash__ = object.__hash__
+
     @property
     def path(self) -> str:
         return PATHS[self]

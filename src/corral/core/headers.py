@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 Header = tuple[bytes, bytes]
 
@@ -41,6 +42,7 @@ def bearer(headers: Iterable[Header]) -> bytes | None:
     return keys.pop() if len(keys) == 1 else None
 
 
+@lru_cache(maxsize=64)
 def go_duration(seconds: float) -> str:
     """The text of a duration as Go and OpenAI write it (``120ms``, ``1.5s``, ``6m0s``), rounded up to a millisecond.
 

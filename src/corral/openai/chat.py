@@ -29,6 +29,9 @@ UNSUPPORTED_CHAT: Mapping[str, str] = {
     "web_search_options": "the model server does not search the web",
 }
 
+# What most messages are made of.
+PLAIN_MESSAGE = {"role", "content"}
+
 
 def chat_call(request: ChatRequest, body: Mapping[str, Any], policy: Policy) -> Call:
     """``body`` is what ``request`` was read from. Raises ``InvalidRequest`` for what cannot be served."""
@@ -117,6 +120,8 @@ def _mend(request: ChatRequest, fields: dict[str, Any]) -> None:
 
 def _mended(message: dict[str, Any]) -> dict[str, Any]:
     """Templates know ``system`` but not ``developer``."""
+    if message.keys() == PLAIN_MESSAGE and message["role"] != "developer":
+        return message
     mended = without_nulls(message, keep="content")
     if mended["role"] == "developer":
         mended = mended | {"role": "system"}

@@ -46,6 +46,8 @@ REFUSED = frozenset(
 )
 SPECULATIVE = "speculative.*"
 BUDGET_TAGS = "reasoning_budget_*_tag"
+# What the patterns begin with.
+REFUSED_PREFIXES = ("speculative", "reasoning_budget_")
 
 # Corral's own: it decides how llama-server is asked, and counts the tokens.
 OWNED = frozenset(
@@ -67,21 +69,16 @@ def fields_of(body: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
 
     Raises ``InvalidRequest`` for a refused field.
     """
-    fields = {}
     for key, value in body.items():
-        if value is None:
-            continue
-        pattern = _refusal(key)
-        if pattern is not None and policy.allow_fields.isdisjoint((key, pattern)):
-            raise _refused(key)
-        if key not in OWNED:
-            fields[key] = value
-    return fields
+        if key in REFUSED or key.startswith(REFUSED_PREFIXES):
+            _refuse(key, value, policy)
+    return {key: value for key, value in body.items() if value is not None and key not in OWNED}
 
 
 def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
     """Refuse what llama-server would ignore in silence, where that would change the reply."""
-    for key, reason in reasons.items():
+    for key in reasons.keys() & body.keys():
+        reason = reasons[key]
         if body.get(key) is not None:
             raise InvalidRequest(f"'{key}' is not supported: {reason}", param=key, code=UNSUPPORTED)
 
@@ -89,6 +86,12 @@ def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> N
 def token_limit(limits: Iterable[int | None], policy: Policy) -> int:
     """The first limit given, else the operator's default; -1 is how users of llama-server write "none"."""
     return next((limit for limit in limits if limit is not None and limit >= 0), policy.default_max_tokens)
+
+
+def _refuse(key: str, value: object, policy: Policy) -> None:
+    pattern = _refusal(key)
+    if value is not None and pattern is not None and policy.allow_fields.isdisjoint((key, pattern)):
+        raise _refused(key)
 
 
 def _refusal(key: str) -> str | None:

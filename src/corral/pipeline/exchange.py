@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from corral.config import ServerSettings
 from corral.core import sse
-from corral.core.call import Call, Endpoint
+from corral.core.call import Endpoint
 from corral.core.errors import (
     CorralError,
     RateLimited,
@@ -35,6 +34,8 @@ log = logging.getLogger("corral")
 
 # What nginx logs for a client that closed its connection before the answer.
 CLIENT_CLOSED_REQUEST = 499
+
+JSON = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,33 +95,28 @@ class Exchange:
         refuse_unknown_tools(call, (replica.facts for replica in pool.replicas))
         with self.limiter.admit(principal) as reservation:
             answer.headers.extend(reservation.headers())
-            with self._comments(answer, call):
+            if not call.stream:
                 await self.forwarder.forward(call, pool, answer, record)
-
-    @contextmanager
-    def _comments(self, answer: Answer, call: Call) -> Iterator[None]:
-        """Give a stream that is silent for long a sign of life, so that nothing in between cuts it."""
-        if not call.stream:
-            yield
-            return
-        comments = Comments(answer, self.server.comment_interval_s)
-        try:
-            yield
-        finally:
-            comments.stop()
+                return
+            with Comments(answer, self.server.comment_interval_s):
+                await self.forwarder.forward(call, pool, answer, record)
 
 
 class Comments:
-    """Writes a comment whenever a stream has been silent for an interval. One writer: its own timer."""
+    """Within its block, a comment whenever the stream was silent for an interval: nothing in between shall cut it.
+
+    One writer: its own timer.
+    """
 
     def __init__(self, answer: Answer, interval_s: float) -> None:
         self._answer = answer
         self._interval_s = interval_s
         self._sent = 0
-        self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
 
-    def stop(self) -> None:
-        """Write no more."""
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
+
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
 
     def _tick(self) -> None:
@@ -133,13 +129,16 @@ class Comments:
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
 
 
 def _ensure_json(headers: Headers) -> None:
     # curl -d says application/x-www-form-urlencoded; llama-server and OpenAI's own examples name JSON.
-    content_type = (_header(headers, b"content-type") or b"application/json").partition(b";")[0].strip().lower()
-    if content_type != b"application/json":
+    content_type = _header(headers, b"content-type") or JSON
+    if content_type != JSON and content_type.partition(b";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType("send the body as JSON, with the header 'Content-Type: application/json'")
 
 

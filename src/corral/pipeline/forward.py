@@ -22,6 +22,7 @@ from corral.core.retry import next_delay
 from corral.core.usage import Usage
 from corral.pipeline.answer import Answer
 from corral.pipeline.attempt import Attempts
+from corral.pipeline.deadline import Deadline
 from corral.pipeline.whole import Whole, merge
 from corral.upstream.pool import Pool
 from corral.upstream.replica import Lease, Replica
@@ -48,11 +49,12 @@ class Forwarder:
     async def forward(self, call: Call, pool: Pool, answer: Answer, record: Record) -> None:
         """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
         total_s = self.attempts.timeouts.of(call.endpoint).total_s
+        deadline = Deadline(total_s)
         try:
-            async with asyncio.timeout(total_s) as scope:
+            with deadline:
                 await self._forward(call, pool, answer, record)
         except TimeoutError:
-            if not scope.expired():
+            if not deadline.expired:
                 raise
             raise UpstreamTimeout("total", total_s) from None
 

@@ -1,7 +1,8 @@
 """The limit on each client's requests: refuses at once, never makes anyone wait."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from corral.core.errors import RateLimited, Unavailable
 from corral.core.headers import Header, go_duration
@@ -10,7 +11,10 @@ from corral.core.principal import Principal
 
 
 class Reservation:
-    """One request's share of its client's limit. One writer: the exchange that holds it."""
+    """One request's share of its client's limit. One writer: the exchange that holds it, in a ``with`` block.
+
+    A request that ends in ``Unavailable`` inside the block did not run and is refunded.
+    """
 
     __slots__ = ("_decision", "_refunded", "_window")
 
@@ -18,6 +22,15 @@ class Reservation:
         self._window = window
         self._decision = decision
         self._refunded = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Unavailable):
+            self.refund()
 
     def headers(self) -> list[Header]:
         """The ``x-ratelimit-*`` headers, as things stood when the request was admitted; none without a limit."""
@@ -45,21 +58,12 @@ class Limiter:
         self._clock = clock
         self._windows: dict[str, SlidingWindow] = {}
 
-    @contextmanager
-    def admit(self, principal: Principal) -> Iterator[Reservation]:
+    def admit(self, principal: Principal) -> Reservation:
         """Take one request of the client's limit, or raise RateLimited, which consumes nothing.
 
-        The error's ``headers`` are the ``x-ratelimit-*`` ones. A request that
-        ends in ``Unavailable`` inside the block did not run and is refunded.
+        The error's ``headers`` are the ``x-ratelimit-*`` ones.
         """
-        reservation = self._reserve(principal.client)
-        try:
-            yield reservation
-        except Unavailable:
-            reservation.refund()
-            raise
-
-    def _reserve(self, client: str) -> Reservation:
+        client = principal.client
         if self._requests == 0:
             return Reservation(None, None)
         window = self._windows.get(client)

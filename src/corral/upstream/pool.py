@@ -74,6 +74,8 @@ class Pool:
         at once, QueueTimeout or NotReady when patience ends. The lease is a
         context manager; leaving it gives the slots back without awaiting.
         """
+        if not self._waiters and (replica := self._pick(tasks, avoid)) is not None:
+            return self._take(replica, tasks)
         loop = asyncio.get_running_loop()
         waiter = Waiter(tasks, avoid, loop.create_future())
         self._join(waiter)
@@ -126,9 +128,8 @@ class Pool:
         """Grant or refuse what the waiter asks for; False when it has to wait."""
         if waiter.granted.done():
             return True
-        if (replica := self._pick(waiter)) is not None:
-            taken_at = asyncio.get_running_loop().time()
-            waiter.granted.set_result(replica.take(waiter.tasks, taken_at, self._give_back))
+        if (replica := self._pick(waiter.tasks, waiter.avoid)) is not None:
+            waiter.granted.set_result(self._take(replica, waiter.tasks))
         elif (error := self._hopeless(waiter)) is not None:
             waiter.granted.set_exception(error)
         else:
@@ -163,12 +164,17 @@ class Pool:
         else:
             self.dispatch()
 
-    def _pick(self, waiter: Waiter) -> Replica | None:
+    def _pick(self, tasks: int, avoid: Replica | None) -> Replica | None:
         """The replica with most free slots among those that can take the call, the avoided one last."""
         if self._closed:
             return None
-        fitting = [replica for replica in self.replicas if replica.free >= waiter.tasks]
-        return max(fitting, key=lambda each: (each is not waiter.avoid, each.free, -each.served), default=None)
+        fitting = [replica for replica in self.replicas if replica.free >= tasks]
+        if len(fitting) < 2:
+            return fitting[0] if fitting else None
+        return max(fitting, key=lambda each: (each is not avoid, each.free, -each.served))
+
+    def _take(self, replica: Replica, tasks: int) -> Lease:
+        return replica.take(tasks, asyncio.get_running_loop().time(), self._give_back)
 
     def _hopeless(self, waiter: Waiter) -> CorralError | None:
         if self._closed:

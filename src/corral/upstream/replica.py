@@ -87,6 +87,8 @@ class Replica:
         self.on_transition: Callable[[Transition], None] = _ignore
         self.on_change: Callable[[], None] = _nothing
         self._leases: dict[int, Lease] = {}
+        # The sum of their tasks.
+        self._leased = 0
         self._lingering: list[Lingering] = []
         self._prober = prober
         self._clocks = clocks
@@ -104,7 +106,7 @@ class Replica:
     @property
     def busy(self) -> int:
         """Slots that are leased, or were given up and are not seen free yet."""
-        return sum(lease.tasks for lease in self._leases.values()) + self.lingering
+        return self._leased + self.lingering if self._lingering else self._leased
 
     @property
     def lingering(self) -> int:
@@ -118,12 +120,14 @@ class Replica:
         """Lease ``tasks`` slots; the pool has seen that they are free."""
         lease = Lease(self, tasks, taken_at, give_back)
         self._leases[lease.id] = lease
+        self._leased += tasks
         self.served += 1
         return lease
 
     def put_back(self, lease: Lease) -> None:
         """End a lease; the slots of an abandoned one linger until they are seen free."""
         del self._leases[lease.id]
+        self._leased -= lease.tasks
         if lease.abandoned and self.state in MAY_BE_BUSY and self.facts and self.facts.shows_slots:
             until = self._clocks.monotonic() + LINGER_LIMIT_S
             self._lingering.append(Lingering(lease.tasks, until, self._started()))
