@@ -1,6 +1,7 @@
 """Runs Corral: the listener, the signals, and the order of starting and stopping."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -26,6 +27,8 @@ log = logging.getLogger("corral")
 # After the grace: what was cancelled gets this long to tell its client.
 LAST_WORDS_S = 2.0
 BACKLOG = 2048
+# New objects that outlive their makers, until the collector looks at these; then every so many such looks at the older.
+COLLECT_AFTER = (10_000, 20, 20)
 # sys/syslimits.h
 MACOS_OPEN_MAX = 10240
 
@@ -74,11 +77,23 @@ async def _serve(config: Config, listener: socket.socket, terminal: Terminal) ->
         stopping.on_signals(tasks)
         announcing = tasks.create_task(_announce(assembly, listener.getsockname()[1], terminal))
         announcing.add_done_callback(stopping.unless_served)
+        _settle_memory()
         await server.serve(sockets=[listener])
         announcing.cancel()
         await _last_words(server)
         stopping.done()
     return stopping.exit_code
+
+
+def _settle_memory() -> None:
+    """Tell Python's garbage collector that what is here by now stays, and to look less often.
+
+    What a request leaves is freed by counting references; looking through all
+    of Corral for cycles, many times a second, took a twelfth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _announce(assembly: Assembly, port: int, terminal: Terminal) -> bool:

@@ -130,11 +130,13 @@ class TimeoutSettings(Section, frozen=True):
     embeddings: RouteTimeouts = RouteTimeouts(first_byte_s=120.0, total_s=600.0)
 
     def of(self, endpoint: Endpoint) -> RouteTimeouts:
-        return {
-            Endpoint.CHAT: self.chat,
-            Endpoint.COMPLETIONS: self.completions,
-            Endpoint.EMBEDDINGS: self.embeddings,
-        }[endpoint]
+        match endpoint:
+            case Endpoint.CHAT:
+                return self.chat
+            case Endpoint.COMPLETIONS:
+                return self.completions
+            case Endpoint.EMBEDDINGS:
+                return self.embeddings
 
 
 class RetrySettings(Section, frozen=True):
@@ -157,7 +159,7 @@ class RequestSettings(Section, frozen=True):
     default_max_tokens: Positive = Field(default=4096, description="`max_tokens` of a request that names none.")
     whole_max_tokens: Count = Field(
         default=16,
-        description="Replies of at most so many tokens are fetched in one piece, not gathered from a stream.",
+        description="Replies of at most so many tokens to short prompts are fetched in one piece, not gathered from a stream.",
     )
     remote_images: Flag = Field(
         default=False,
@@ -186,8 +188,8 @@ class LlamaSettings(Section, frozen=True):
     )
     n_batch: Positive | None = Field(
         default=None,
-        description="Tokens of a prompt that are read in one step; "
-        "not set: 1024 with embeddings, else llama.cpp's default.",
+        description="Tokens of a prompt that are read in one step, and of an embedding input at most; "
+        "not set: 1024 with `embeddings: true` or a model that is made for them, else 64.",
         examples=[1024],
     )
     parallel: Positive | None = Field(
@@ -195,7 +197,12 @@ class LlamaSettings(Section, frozen=True):
         description="Slots: requests answered at the same time; llama.cpp's default if not set.",
         examples=[4],
     )
-    embeddings: Flag = Field(default=True, description="Serve embeddings beside chat.")
+    embeddings: Flag | None = Field(
+        default=None,
+        description="Serve embeddings: true, of inputs of up to `n_batch` tokens; false, none; "
+        "not set, of what fits into the `n_batch` that is best for chat.",
+        examples=["true"],
+    )
     server_bin: FilePath | None = Field(
         default=None,
         description="The llama-server to start; else one on the PATH, else the embedded engine.",

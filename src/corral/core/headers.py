@@ -11,6 +11,8 @@ Header = tuple[bytes, bytes]
 # quotes, no line ends, and short enough to be an id.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
+_KEY_HEADERS = (b"authorization", b"x-api-key")
+
 _MS_PER_MINUTE = 60_000
 _MS_PER_HOUR = 60 * _MS_PER_MINUTE
 
@@ -28,17 +30,10 @@ def bearer(headers: Iterable[Header]) -> bytes | None:
     None when there is none, and also when the request does not say which key
     it means: a header twice, or two different keys.
     """
-    authorizations: list[bytes] = []
-    api_keys: list[bytes] = []
-    for name, value in headers:
-        if name == b"authorization":
-            authorizations.append(value)
-        elif name == b"x-api-key":
-            api_keys.append(value)
-    if len(authorizations) > 1 or len(api_keys) > 1:
+    given = [header for header in headers if header[0] in _KEY_HEADERS]
+    if len(given) != len({name for name, _ in given}):
         return None
-    candidates = (*(_after_scheme(value) for value in authorizations), *(value.strip(b" \t") for value in api_keys))
-    keys = {key for key in candidates if key}
+    keys = {_after_scheme(value) if name == b"authorization" else value.strip(b" \t") for name, value in given} - {b""}
     return keys.pop() if len(keys) == 1 else None
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -187,7 +188,12 @@ def _encode(line: dict[str, Any]) -> bytes:
 
 
 def _timestamp(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return f"{_second(int(unix_s))}.{int(unix_s % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -14,7 +14,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "functi
 class Shape(BaseModel):
     """A piece of a reply; llama-server may add fields."""
 
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class PromptTokensDetails(Shape):

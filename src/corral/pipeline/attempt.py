@@ -7,7 +7,7 @@ import orjson
 
 from corral.config import RequestSettings, TimeoutSettings
 from corral.core.call import Call, Endpoint
-from corral.core.errors import BadReply, ConnectFailed, InvalidRequest
+from corral.core.errors import BadReply, ConnectFailed, InvalidRequest, UpstreamTimeout
 from corral.core.record import Record
 from corral.openai.errors import upstream_error
 from corral.pipeline.answer import Answer
@@ -20,6 +20,9 @@ from corral.upstream.wire import Client, Reply
 
 # An error reply is a few hundred bytes; more of it is of no use to anyone.
 ERROR_LIMIT_BYTES = 64 * 1024
+# Nobody can be told of a client who leaves a reply that was asked for whole: its
+# prompt has to be short too. This is some hundred tokens, one or two steps of reading.
+WHOLE_BODY_BYTES = 512
 # 2048 embeddings of 8192 dimensions as text.
 WHOLE_LIMIT_BYTES = 512 * 1024 * 1024
 
@@ -49,10 +52,11 @@ class Attempts:
         return Whole(body, record.usage)
 
     def asked_whole(self, call: Call) -> bool:
-        """Embeddings, short replies, and logprobs with tools, which llama-server refuses to stream."""
+        """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""
         if call.endpoint is Endpoint.EMBEDDINGS or (call.logprobs and call.tools):
             return True
-        return call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
+        short = call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
+        return short and len(_body(call, stream=False)) <= WHOLE_BODY_BYTES
 
     async def _fetch(self, lease: Lease, call: Call, record: Record) -> Whole:
         with await self._send(lease, call, record, stream=False) as reply:
@@ -79,8 +83,9 @@ class Attempts:
                 connect_s=limits.connect_s,
                 head_s=limits.first_byte_s if stream else self._whole_s(call),
             )
-        except ConnectFailed:
-            lease.abandoned = False
+        except (ConnectFailed, UpstreamTimeout) as error:
+            # Nothing runs at a replica that was never connected to.
+            lease.abandoned = isinstance(error, UpstreamTimeout) and error.phase != "connect"
             raise
         lease.started = stream
         reply.limit(limits.first_byte_s, "first_byte")
@@ -108,8 +113,10 @@ class Attempts:
 
 def refuse_unknown_tools(call: Call, servers: Iterable[Facts | None]) -> None:
     """Refuse what llama-server would ignore in silence: tools, where no known server's template has them."""
+    if not call.tools:
+        return
     known = [facts for facts in servers if facts is not None]
-    if call.tools and known and not any(facts.tools for facts in known):
+    if known and not any(facts.tools for facts in known):
         raise InvalidRequest(
             "the chat template of this model knows no tools; ask another model, or leave 'tools' out",
             param="tools",

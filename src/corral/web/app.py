@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from corral.openai.errors import error_body, error_headers
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
 from corral.upstream.fleet import Fleet
+from corral.web.document import document
 from corral.web.inference import inference_router
 from corral.web.models import models_router
 from corral.web.probes import Readiness, probes_router
@@ -127,28 +127,5 @@ async def _tell_of_bug(request: Request, _: Exception) -> Response:
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemes = {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this gateway."}}
-        schema.setdefault("components", {})["securitySchemes"] = schemes
-        app.openapi_schema = _hoisted(schema)
+        app.openapi_schema = document(app)
     return app.openapi_schema
-
-
-def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
-    """Move the ``$defs`` of the requests and replies to the components, where OpenAPI's references look."""
-    components = schema["components"].setdefault("schemas", {})
-
-    def walk(node: Any) -> Any:  # noqa: ANN401  (JSON)
-        if isinstance(node, list):
-            return [walk(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        for name, definition in node.pop("$defs", {}).items():
-            components[name] = walk(definition)
-        walked = {key: walk(value) for key, value in node.items()}
-        if isinstance(reference := walked.get("$ref"), str):
-            walked["$ref"] = reference.replace("#/$defs/", "#/components/schemas/")
-        return walked
-
-    schema["paths"] = walk(schema["paths"])
-    return schema
