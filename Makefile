@@ -11,7 +11,7 @@ PIP := quiet=--quiet; [ ! -t 1 ] || quiet=; $(VENV)/bin/python -m pip install $$
 # The model is fetched by the Corral that the stamp before it installs.
 .NOTPARALLEL:
 
-.PHONY: help run test check lock clean
+.PHONY: help run test check bench lock clean
 
 help: ## List these commands.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ test: $(VENV)/dev $(MODEL) ## Run all tests, on a real llama.cpp too; ARGS="-k q
 
 check: $(VENV)/dev ## Check format, lint, types and layers.
 	@scripts/check
+
+bench: $(VENV)/engine $(MODEL) ## Compare Corral with its peers in one run; ARGS="--quick", bench/README.md.
+	@bench/install
+	@$(VENV)/bin/python bench/run.py $(ARGS)
 
 lock: ## Write the locks anew from the ranges in pyproject.toml (needs uv).
 	@scripts/lock $(ARGS)

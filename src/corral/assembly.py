@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from corral.config import Config, ModelSettings, is_loopback, load
 from corral.core.lifecycle import State, Transition
 from corral.observe import logs
+from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
 from corral.observe.readings import Instrument, Reading, replica_state
 from corral.openai.policy import Policy
@@ -63,7 +63,8 @@ class Assembly:
             owned = [tasks.create_task(each) for each in watchers]
             owned += [tasks.create_task(supervisor.run()) for supervisor in self.supervisors]
             try:
-                yield
+                with watched_lag(self.metrics.late, time.monotonic):
+                    yield
             finally:
                 self.fleet.close()
                 for task in owned:
@@ -88,7 +89,7 @@ class Assembly:
             ledger=self.ledger,
             server=config.server,
             policy_of=Policies(config).of,
-            new_id=lambda: uuid.uuid4().hex,
+            new_id=lambda: f"{random.getrandbits(128):032x}",
         )
 
     def _app(self) -> ASGIApp:

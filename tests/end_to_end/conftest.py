@@ -1,15 +1,27 @@
-"""A gateway in front of three fakes, shared by the tests that make trouble; each test leaves it as it was."""
+"""Gateways in front of fakes, shared by the tests that make trouble, once for each door; each leaves them as before."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from support.door import Door
 from support.fake import FakeLlama
 from support.front import Front, Narrow, Strict, write_settings
 from support.gateway import Gateway
+from support.leftovers import Leftovers
+from support.talk import MODES
+
+pytest.register_assert_rewrite("support.matrix")
 
 # Nobody listens on it: port 1 belongs to a service that no machine runs any more.
 NOBODY = "http://127.0.0.1:1"
+
+# The property of a test's report that names its cell in the fault matrix.
+CELL = "fault matrix"
+COLUMNS = [f"{mode} {door.value}" for mode in MODES for door in Door]
+# How pytest sorts reports, and what the matrix says of them; what went wrong overwrites what did not.
+RESULTS = {"passed": "ok", "xfailed": "awaited", "failed": "FAILED", "error": "FAILED"}
 
 MODELS = """\
 models:
@@ -36,28 +48,29 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="session", params=Door, ids=lambda door: door.value)
+def door(request: pytest.FixtureRequest) -> Door:
+    """The door of the shared gateways; a test that uses one of them runs for each, unless it is ``lane_only``."""
+    door: Door = request.param
+    return door
+
+
 @pytest.fixture(scope="session")
-def whole_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+def whole_front(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     directory = tmp_path_factory.mktemp("front")
     with FakeLlama() as one, FakeLlama() as left, FakeLlama() as right:
         settings = write_settings(directory, MODELS.format(one=one, left=left, right=right, nobody=NOBODY))
-        with Gateway(directory, "--config", str(settings), check_idle=True, **SETTINGS) as gateway:
-            front = Front(gateway, one, left, right)
+        with Gateway(directory, door=door, check_idle=True, CORRAL_CONFIG=str(settings), **SETTINGS) as gateway:
+            front = Front(gateway, one, left, right, Leftovers(gateway, ()))
             front.mend()
-            open_files = gateway.metric("process_open_fds")
-            yield front
-            # Idle connections to the upstreams close by themselves after a while, but for the one that asks each how
-            # it is.
-            most = open_files + len(front.fakes)
-            gateway.until(lambda: gateway.metric("process_open_fds") <= most, f"down to {most} open files")
+            yield replace(front, leftovers=Leftovers(gateway, front.fakes))
 
 
 @pytest.fixture
 def front(whole_front: Front) -> Iterator[Front]:
-    """The shared gateway; after the test nothing is busy, and every exchange has left its one record."""
+    """The shared gateway; after the test nothing is busy or left, and every exchange has left its one record."""
     yield whole_front
-    whole_front.gateway.until_idle()
-    whole_front.mend()
+    whole_front.settle()
 
 
 @pytest.fixture
@@ -83,22 +96,20 @@ NARROW_SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def whole_narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Narrow]:
+def whole_narrow(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Narrow]:
     directory = tmp_path_factory.mktemp("narrow")
     with FakeLlama(slots=1) as fake:
         settings = NARROW_SETTINGS | {"MODEL_UPSTREAMS": f"one={fake.url}"}
-        with Gateway(directory, check_idle=True, **settings) as gateway:
+        with Gateway(directory, door=door, check_idle=True, **settings) as gateway:
             gateway.until_ready()
-            yield Narrow(gateway, fake)
+            yield Narrow(gateway, fake, Leftovers(gateway, [fake]))
 
 
 @pytest.fixture
 def narrow(whole_narrow: Narrow) -> Iterator[Narrow]:
-    """A gateway in front of a single slot; after the test nothing is busy, and each exchange has left its record."""
+    """A gateway in front of a single slot; after the test nothing is busy or left, each exchange has left a record."""
     yield whole_narrow
-    whole_narrow.gateway.until_idle()
-    whole_narrow.fake.reset()
-    whole_narrow.gateway.until_ready()
+    whole_narrow.settle()
 
 
 # Two keys of one client, one key each for others, and one without a client's name.
@@ -118,11 +129,11 @@ STRICT_SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def whole_strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
+def whole_strict(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strict]:
     directory = tmp_path_factory.mktemp("strict")
     with FakeLlama() as fake:
         settings = STRICT_SETTINGS | {"MODEL_UPSTREAMS": f"one={fake.url},away={NOBODY}"}
-        with Gateway(directory, check_idle=True, **settings) as gateway:
+        with Gateway(directory, door=door, check_idle=True, **settings) as gateway:
             gateway.until_ready()
             yield Strict(gateway, fake)
 
@@ -133,3 +144,26 @@ def strict(whole_strict: Strict) -> Iterator[Strict]:
     yield whole_strict
     whole_strict.gateway.until_idle()
     whole_strict.fake.reset()
+
+
+@pytest.fixture
+def cell(door: Door, record_property: Callable[[str, object], None]) -> Callable[[str, str], None]:
+    """Tells which row and mode of the fault matrix the test is about; it is printed when all tests have run."""
+    return lambda row, mode: record_property(CELL, (row, mode, door.value))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the fault matrix as far as it has run."""
+    cells: dict[str, dict[str, str]] = {}
+    for result, word in RESULTS.items():
+        for report in terminalreporter.stats.get(result, ()):
+            for row, mode, door in (value for name, value in report.user_properties if name == CELL):
+                cells.setdefault(row, {})[f"{mode} {door}"] = word
+    if not cells:
+        return
+    width = max(map(len, cells))
+    terminalreporter.section("fault matrix")
+    terminalreporter.write_line(" " * width + "".join(f"  {column:>13}" for column in COLUMNS))
+    for row, results in cells.items():
+        told = "".join(f"  {results.get(column, '-'):>13}" for column in COLUMNS)
+        terminalreporter.write_line(f"{row:{width}}{told}")

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pytest
 
+from support.door import lane_only
 from support.front import Strict
 from support.raw_client import RawClient, Reply
 from support.talk import CHAT, COMPLETIONS, EMBEDDINGS, chat, completion, error_of, new_id, post, record_of, send_raw
@@ -76,6 +77,7 @@ def test_a_key_lets_in_whichever_way_it_is_given(strict: Strict, who: str) -> No
     assert knock(strict, f"POST {CHAT}", GUESTS[who]).status == 400
 
 
+@lane_only
 def test_a_header_that_no_request_may_have_is_refused(strict: Strict) -> None:
     reply = knock(strict, f"POST {CHAT}", ["Authorization: Bearer local\0"])
     assert (reply.status, error_of(reply)["code"]) == (400, "invalid_http")
@@ -83,6 +85,7 @@ def test_a_header_that_no_request_may_have_is_refused(strict: Strict) -> None:
     assert strict.fake.requests(CHAT) == []
 
 
+@lane_only
 def test_a_key_of_a_megabyte_is_refused_with_its_head(strict: Strict) -> None:
     with RawClient(strict.gateway.port) as client:
         # Its end may be lost: the refusal does not wait for it.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.door import Door
 from support.fake import FakeLlama
 from support.front import write_settings
 from support.gateway import Gateway
@@ -41,7 +42,7 @@ FAULTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, FakeLlama, list[Reply]]]:
+def scene(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, FakeLlama, list[Reply]]]:
     """A gateway after a mix of good and bad requests; the replies to those that were refused or failed."""
     directory = tmp_path_factory.mktemp("canary")
     settings = write_settings(directory, "retries: {attempts: 2, backoff: 10ms}\nlogs: {level: debug}\n")
@@ -49,9 +50,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, F
         FakeLlama(api_key=UPSTREAM_KEY) as fake,
         Gateway(
             directory,
-            "--config",
-            str(settings),
-            check_idle=True,
+            door=door,
+            CORRAL_CONFIG=str(settings),
             MODEL_UPSTREAMS=f"one={fake.url}",
             OPENAI_API_KEYS=f"{CLIENT_KEY}:client",
             OPERATOR_API_KEY=OPERATOR_KEY,

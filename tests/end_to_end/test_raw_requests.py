@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support.door import lane_only
 from support.fake import FakeLlama
 from support.front import Front, Strict
 from support.gateway import Gateway
@@ -215,6 +216,7 @@ def test_an_idle_connection_is_no_exchange(front: Front) -> None:
 # -- meant to confuse ------------------------------------------------------------
 
 
+@lane_only
 @pytest.mark.parametrize(
     "headers",
     [
@@ -237,6 +239,7 @@ def test_a_head_that_can_be_read_in_two_ways_is_refused(front: Front, headers: l
     assert front.one.requests(CHAT) == []
 
 
+@lane_only
 @pytest.mark.parametrize("first_line", ["nonsense", f"POST {CHAT} HTTP/9.9", "POST", "\x16\x03\x01", " GET / HTTP/1.1"])
 def test_what_is_not_http_is_refused(front: Front, first_line: str) -> None:
     reply = send_raw(front.gateway, first_line, "Host: x")
@@ -245,6 +248,7 @@ def test_what_is_not_http_is_refused(front: Front, first_line: str) -> None:
     assert reply.headers["x-request-id"].startswith("req_")
 
 
+@lane_only
 def test_a_head_that_is_too_large_is_refused(front: Front) -> None:
     reply = send_raw(front.gateway, f"POST {CHAT} HTTP/1.1", "Host: x", *(f"X-{n}: {'y' * 1000}" for n in range(400)))
     # What it went on sending is not read any more, which TCP tells by a reset.

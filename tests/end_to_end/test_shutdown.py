@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from support.door import Door
 from support.fake import FakeLlama
-from support.front import Narrow
+from support.front import until_waiting
 from support.gateway import PATIENCE_S, Gateway
 from support.raw_client import RawClient, Reply
 from support.talk import CHAT, DONE, begin, chat, error_of, last_error, text_of
@@ -25,7 +26,7 @@ def fake() -> Iterator[FakeLlama]:
 def started(directory: Path, fake: FakeLlama, **settings: str) -> Gateway:
     fake.reset()
     fake.set(token_s=0.02)
-    return Gateway(directory, check_idle=False, MODEL_UPSTREAMS=f"one={fake.url}", **settings)
+    return Gateway(directory, door=Door.LANE, check_idle=False, MODEL_UPSTREAMS=f"one={fake.url}", **settings)
 
 
 def begin_stream(stack: ExitStack, gateway: Gateway, content: str, max_tokens: int) -> tuple[RawClient, Reply]:
@@ -49,7 +50,7 @@ def test_what_runs_and_what_waits_is_finished(tmp_path: Path, fake: FakeLlama) -
         running, start = begin_stream(stack, gateway, 'script:{"count": 150}', 200)
         bodies = [chat("gathered", max_tokens=30), chat("streamed", max_tokens=30, stream=True)]
         waiting = [stack.enter_context(begin(gateway, CHAT, body)) for body in bodies]
-        Narrow(gateway, fake).until_waiting(2)
+        until_waiting(gateway, 2)
         gateway.process.send_signal(signal.SIGTERM)
         # Load balancers are told first, and what comes meanwhile is still served.
         gateway.until(lambda: gateway.get("/health").status_code == 503, "stopping")
@@ -87,7 +88,7 @@ def test_after_the_grace_everybody_is_told(tmp_path: Path, fake: FakeLlama) -> N
         waiting = [
             stack.enter_context(begin(gateway, CHAT, chat(max_tokens=30, stream=stream))) for stream in (False, True)
         ]
-        Narrow(gateway, fake).until_waiting(2)
+        until_waiting(gateway, 2)
         gateway.process.send_signal(signal.SIGTERM)
         assert last_error(rest(client, start))["code"] == "shutting_down"
         for reply in (each.receive(PATIENCE_S) for each in waiting):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from corral.cli import main
+from support.door import Door
 from support.gateway import PATIENCE_S, Gateway, is_setting
 from support.talk import CHAT, chat, post
 
@@ -133,7 +134,9 @@ def test_check_shows_what_would_be_served_and_no_key(tmp_path: Path) -> None:
 def test_other_machines_see_metrics_and_addresses_with_the_operators_key_only(tmp_path: Path) -> None:
     keys = {"OPENAI_API_KEY": SECRET, "OPERATOR_API_KEY": f"{SECRET}-of-the-operator"}
     clients, operators = ({"x-api-key": key} for key in keys.values())
-    listening = Gateway(tmp_path, "--host", "0.0.0.0", check_idle=False, MODEL_UPSTREAMS=f"one={URL}", **keys)
+    listening = Gateway(
+        tmp_path, "--host", "0.0.0.0", door=Door.LANE, check_idle=False, MODEL_UPSTREAMS=f"one={URL}", **keys
+    )
     with listening as gateway:
         metrics = [gateway.get("/metrics", headers=headers).status_code for headers in ({}, clients, operators)]
         assert metrics == [401, 401, 200]

@@ -36,6 +36,8 @@ class Connection(asyncio.Protocol):
         self.gone = asyncio.Event()
         # When the client was seen to close or reset, on this process's monotonic clock.
         self.left_at: float | None = None
+        # When the first of the two sides closed.
+        self.closed_at: float | None = None
         self._closed_by_us = False
         self._received = bytearray()
         self._arrived = asyncio.Event()
@@ -105,6 +107,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is left, then FIN."""
+        self._note_end()
         self._closed_by_us = True
         self._transport.close()
 
@@ -112,6 +115,7 @@ class Connection(asyncio.Protocol):
         """RST: the client gets ``ECONNRESET``, unless it has left already."""
         if self._transport.is_closing():
             return
+        self._note_end()
         self._closed_by_us = True
         self._own_socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
@@ -127,7 +131,12 @@ class Connection(asyncio.Protocol):
             self._note_departure()
             raise ClientGone
 
+    def _note_end(self) -> None:
+        if self.closed_at is None:
+            self.closed_at = time.monotonic()
+
     def _note_departure(self) -> None:
+        self._note_end()
         if not self._closed_by_us and self.left_at is None:
             self.left_at = time.monotonic()
         self.gone.set()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fake.connection import LAST_CHUNK, ClientGone, Connection, Request, chunk, head
+from fake.connection import LAST_CHUNK, ClientGone, Connection, Request, head
 from fake.damage import ON_BYTES, ON_EVENTS, Broken, Bytes, Events, framed
 from fake.faults import BREAKS, INSTEAD, Fault
 from fake.record import Record
@@ -66,6 +66,12 @@ class Exchange:
         ]
         return head(200, headers)
 
+    def expected_head(self) -> bytes:
+        """The head that a sound reply to this request would have."""
+        fields = self.record.body
+        streamed = isinstance(fields, dict) and fields.get("stream") is True
+        return self.stream_head() if streamed else self._head(200, JSON, {}, 100)
+
     def _head(self, status: int, content_type: str, headers: dict[str, str], length: int) -> bytes:
         more = [(name.replace("_", "-"), value) for name, value in headers.items()]
         content = [("Content-Type", self._type(content_type)), ("Content-Length", str(length))]
@@ -126,7 +132,7 @@ async def silence(exchange: Exchange, fault: Fault) -> None:
 
 
 async def head_then_silence(exchange: Exchange, fault: Fault) -> None:
-    await exchange.connection.write(exchange.stream_head())
+    await exchange.connection.write(exchange.expected_head())
     await exchange.connection.pause(fault.seconds)
 
 
@@ -142,7 +148,7 @@ async def status(exchange: Exchange, fault: Fault) -> None:
 
 
 async def head_cut(exchange: Exchange, fault: Fault) -> None:
-    whole = exchange.stream_head() + chunk(b"data: never\n\n")
+    whole = exchange.expected_head()
     await exchange.connection.write(whole[: whole.index(b"Content-Type") + 4])
 
 

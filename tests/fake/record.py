@@ -27,6 +27,8 @@ class Record:
     ended_at: float | None = None
     # When the client was seen to leave, however far the request was.
     left_at: float | None = None
+    # When its connection was closed, by whichever side; ``None`` while it is open.
+    closed_at: float | None = None
     # Kinds of the faults that struck, and ids of the tasks that were made.
     faults: list[str] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
@@ -35,8 +37,10 @@ class Record:
 
     def told(self, connection: Connection | None) -> dict[str, Any]:
         """As JSON; a client may have left a request that still runs."""
-        if connection is not None and self.ended == "running":
-            self.left_at = connection.left_at
+        if connection is not None:
+            self.closed_at = connection.closed_at
+            if self.ended == "running":
+                self.left_at = connection.left_at
         return asdict(self)
 
 

@@ -235,6 +235,7 @@ def test_every_metric_and_its_labels_are_documented_and_nothing_else_is() -> Non
     metrics = observed(served())
     metrics.retry("llama", "model_loading")
     metrics.transition(Transition("llama-0", "llama", State.LOADING, State.READY, "", 1.7e9))
+    metrics.late(0.0)
     estimated = served()
     estimated.usage = Usage(estimated=True)
     metrics.observe(estimated)

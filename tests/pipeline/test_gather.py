@@ -1,7 +1,9 @@
 """A gathered stream is the reply that llama-server sends whole."""
 
+import asyncio
 import json
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -9,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.core.call import Call, Endpoint
-from corral.core.errors import BadReply, ConnectionLost, CorralError, UpstreamFailed
+from corral.core.errors import BadReply, ConnectionLost, CorralError, UpstreamFailed, UpstreamTimeout
 from corral.core.record import Record
 from corral.core.usage import Usage
 from corral.pipeline.gather import Gathering, gather
 from corral.pipeline.relay import StreamWatch
 from corral.pipeline.stream import StreamReader
-from support.exchanges import LONG_S, OK, opened, send
+from support.exchanges import LONG_S, OK, SHORT_S, murmur, opened, send
 from support.loops import on_both_loops
 from support.raw_server import Peer, Script, serving
 from support.samples import SAMPLES, Sample, events_of, sample
@@ -26,7 +28,7 @@ SHARED = ("model", "object", "system_fingerprint")
 
 
 def gathered(each: Sample, pieces: Sequence[bytes]) -> dict[str, Any]:
-    reader, gathering = StreamReader(each.call()), Gathering(each.endpoint)
+    reader, gathering = StreamReader(each.call(), folds=True), Gathering(each.endpoint)
     for piece in pieces:
         gathering.add(reader.read(piece))
     assert reader.done
@@ -85,7 +87,7 @@ def tool_call(index: int, **function: str) -> dict[str, Any]:
 
 def chat(*events: bytes) -> dict[str, Any]:
     gathering = Gathering(Endpoint.CHAT)
-    gathering.add(list(events))
+    gathering.add(b"".join(events))
     return gathering.reply()
 
 
@@ -167,12 +169,14 @@ def ending(stream: bytes) -> Script:
     return script
 
 
-async def gather_from(script: Script, call: Call, record: Record) -> dict[str, Any] | CorralError:
+async def gather_from(
+    script: Script, call: Call, record: Record, between_tokens_s: float = LONG_S
+) -> dict[str, Any] | CorralError:
     """What is gathered from a server, or the error that it ends in."""
-    ticks = iter(range(1, 1000))
+    ticks = count(1)
     async with opened() as client, serving(script) as server:
         with await send(client, server) as reply:
-            watch = StreamWatch(reply, record, lambda: float(next(ticks)), LONG_S)
+            watch = StreamWatch(reply, record, lambda: float(next(ticks)), between_tokens_s)
             try:
                 whole: dict[str, Any] = json.loads(await gather(reply, call, record, watch))
             except CorralError as error:
@@ -239,3 +243,35 @@ async def test_a_malformed_event_in_the_stream_is_raised(bad: bytes) -> None:
     each = sample("a cut at max_tokens")
     stream = b"".join(events_of(each.asked)[:4]) + bad
     assert isinstance(await gather_from(ending(stream), each.call(), new_record()), BadReply)
+
+
+@on_both_loops
+@pytest.mark.parametrize("piece", [b": ping\n\n", b"data: null\n\n", b"\n", b"x"])
+async def test_what_is_no_token_does_not_keep_a_stuck_stream_alive(piece: bytes) -> None:
+    each, record = sample("a cut at max_tokens"), new_record()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD + b"".join(events_of(each.asked)[:4]))
+        await murmur(peer, piece)
+
+    assert isinstance(await gather_from(script, each.call(), record, 4 * SHORT_S), UpstreamTimeout)
+    assert record.token_events > 0
+
+
+@on_both_loops
+async def test_tokens_keep_a_slow_stream_alive() -> None:
+    each, record = sample("a cut at max_tokens"), new_record()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD)
+        first, *more = events_of(each.asked)
+        await peer.send(first)
+        # Much longer in all than the stream may be silent.
+        for event in [*[events_of(each.asked)[3]] * 45, *more]:
+            await peer.send(event)
+            await asyncio.sleep(SHORT_S / 2)
+        peer.fin()
+
+    assert isinstance(await gather_from(script, each.call(), record, 20 * SHORT_S), dict)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from corral.upstream.wire import Client, Reply
 from support.raw_server import Peer, RawServer, Script
@@ -84,3 +84,12 @@ def stepping(*pieces: bytes, on: asyncio.Event) -> Script:
         await peer.gone()
 
     return script
+
+
+async def murmur(peer: Peer, piece: bytes) -> None:
+    """Send the same piece again and again, until the client leaves."""
+    gone = asyncio.ensure_future(peer.gone())
+    while not gone.done():
+        with suppress(ConnectionError):
+            await peer.send(piece)
+        await asyncio.wait([gone], timeout=SHORT_S / 10)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from support.fake import FakeLlama
 from support.gateway import Gateway
+from support.leftovers import Leftovers
 from support.raw_client import RawClient
 from support.talk import CHAT, begin, chat
 
@@ -20,6 +21,7 @@ class Front:
     one: FakeLlama
     left: FakeLlama
     right: FakeLlama
+    leftovers: Leftovers
 
     @property
     def fakes(self) -> tuple[FakeLlama, ...]:
@@ -36,6 +38,16 @@ class Front:
         ready = len(self.fakes)
         self.gateway.until(lambda: self.gateway.metric("corral_replica_state", state="ready") == ready, "all ready")
 
+    def settle(self) -> None:
+        """Nothing is busy, every exchange has left its one record, and nothing is open that was not."""
+        for fake in self.fakes:
+            fake.clear_faults()
+        try:
+            self.gateway.until_idle()
+        finally:
+            self.mend()
+        self.leftovers.ensure_none()
+
 
 @dataclass(frozen=True)
 class Narrow:
@@ -43,6 +55,17 @@ class Narrow:
 
     gateway: Gateway
     fake: FakeLlama
+    leftovers: Leftovers
+
+    def settle(self) -> None:
+        """Nothing is busy, every exchange has left its one record, and nothing is open that was not."""
+        self.fake.clear_faults()
+        try:
+            self.gateway.until_idle()
+        finally:
+            self.fake.reset()
+        self.gateway.until_ready()
+        self.leftovers.ensure_none()
 
     @contextmanager
     def occupied(self) -> Iterator[RawClient]:

@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,21 +16,25 @@ from typing import Any, Self
 
 import httpx
 
+from support.door import Door
+
 # How long a condition may take to come true on a slow, busy machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 20.0
 KEY = "local"
 # What is 0 when nobody is served.
 BUSY = ("corral_exchanges_in_flight", "corral_slots_busy", "corral_slots_lingering")
 
 
 class Gateway:
-    """A running ``corral serve``. One that ends with the ``with`` block has left nothing busy, waiting or behind.
+    """A running Corral, by either door. One that ends with the ``with`` block has left nothing busy, waiting or behind.
 
     Settings are environment names: ``Gateway(MODEL_UPSTREAMS="a=http://…")``; nothing else of this process's
     settings reaches it, and it runs in a directory of its own.
     """
 
-    def __init__(self, directory: Path, *arguments: str, check_idle: bool = True, **settings: str) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, door: Door = Door.LANE, check_idle: bool = True, **settings: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._check_idle = check_idle
@@ -47,7 +50,7 @@ class Gateway:
         environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
         settings = {"OPENAI_API_KEY": KEY, **settings}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "corral", "serve", "--port", str(self.port), *arguments],
+            door.command(self.port, arguments, settings),
             env={**environment, "PYTHONUNBUFFERED": "1", **settings},
             cwd=directory,
             stdout=subprocess.PIPE,
@@ -85,7 +88,7 @@ class Gateway:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's series that have these labels, 0 when there is none."""
-        return _sum(self.get("/metrics").text, name, **labels)
+        return sum_of(self.get("/metrics").text, name, **labels)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self._http.get(self.url + path, **options)
@@ -115,11 +118,11 @@ class Gateway:
         def idle() -> bool:
             nonlocal metrics
             metrics = self.get("/metrics").text
-            return not any(_sum(metrics, name) for name in BUSY)
+            return not any(sum_of(metrics, name) for name in BUSY)
 
         self.until(idle, f"without {', '.join(BUSY)}")
-        assert not _sum(metrics, "corral_queue_waiters")
-        counted = int(_sum(metrics, "corral_requests_total"))
+        assert not sum_of(metrics, "corral_queue_waiters")
+        counted = int(sum_of(metrics, "corral_requests_total"))
         self.until(lambda: len(self.records()) >= counted, f"{counted} records")
         assert len(self.records()) == counted
 
@@ -160,7 +163,8 @@ def free_port() -> int:
     return port
 
 
-def _sum(metrics: str, name: str, **labels: str) -> float:
+def sum_of(metrics: str, name: str, **labels: str) -> float:
+    """The sum of the series of a metric that have these labels, in Prometheus's text."""
     total = 0.0
     for line in metrics.splitlines():
         match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line) if line.startswith(name) else None

@@ -7,7 +7,7 @@ import pytest
 
 from corral.config import Launch, LlamaSettings
 from corral.core.errors import EngineError
-from corral.upstream.argv import EMBEDDINGS_BATCH, engine_command, llama_argv, llama_environment
+from corral.upstream.argv import EMBEDDINGS_BATCH, PROMPT_BATCH, engine_command, llama_argv, llama_environment
 from corral.upstream.spec import EngineSpec
 
 SPEC = EngineSpec("llama-8b", Path("/models/x.gguf"))
@@ -36,7 +36,7 @@ def test_the_model_its_name_and_the_address_are_passed() -> None:
 def test_numbers_that_are_not_set_are_left_to_llama_server() -> None:
     argv = llama_argv(EngineSpec("m", Path("m.gguf"), embeddings=False), 1)
 
-    assert not {"-c", "-t", "-tb", "-b", "-ub", "-np", "--embeddings", "--pooling"} & set(argv)
+    assert not {"-c", "-t", "-tb", "-ub", "-np", "--embeddings", "--pooling"} & set(argv)
 
 
 def test_every_number_has_its_argument() -> None:
@@ -48,13 +48,49 @@ def test_every_number_has_its_argument() -> None:
     assert given == {"-t": ["1"], "-tb": ["2"], "-c": ["3"], "-b": ["4"], "-np": ["5"]}
 
 
-@pytest.mark.parametrize(("n_batch", "limit"), [(None, EMBEDDINGS_BATCH), (2048, 2048)])
-def test_embeddings_have_one_limit_for_both_batches(n_batch: int | None, limit: int) -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch), 1)
+@pytest.mark.parametrize(
+    ("embeddings", "n_batch", "limit"),
+    [(None, None, PROMPT_BATCH), (None, 2048, 2048), (True, None, EMBEDDINGS_BATCH), (True, 256, 256)],
+)
+def test_embeddings_have_one_limit_for_both_batches(embeddings: bool | None, n_batch: int | None, limit: int) -> None:
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=embeddings), 1)
 
     assert "--embeddings" in argv
     assert values(argv, "--pooling") == ["mean"]
     assert values(argv, "-b") == values(argv, "-ub") == [str(limit)]
+
+
+@pytest.mark.parametrize(("n_batch", "batch"), [(None, PROMPT_BATCH), (512, 512)])
+def test_without_embeddings_prompts_alone_decide(n_batch: int | None, batch: int) -> None:
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=False), 1)
+
+    assert (values(argv, "-b"), values(argv, "-ub")) == ([str(batch)], [])
+
+
+@pytest.mark.parametrize("name", ["-b", "--batch-size", "-ub", "--ubatch-size"])
+def test_a_batch_among_the_extra_arguments_leaves_no_room_for_a_default(name: str) -> None:
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), extra_args=(name, "300")), 1)
+
+    assert [word for word in argv if word in {"-b", "--batch-size", "-ub", "--ubatch-size"}] == [name]
+    assert values(argv, name) == ["300"]
+
+
+@pytest.mark.parametrize(
+    ("head", "setting", "embeddings"),
+    [
+        (b"GGUF bert.pooling_type", {}, True),
+        (b"GGUF bert.pooling_type", {"embeddings": False}, False),
+        (b"GGUF llama.context_length", {}, None),
+        (b"GGUF llama.context_length", {"embeddings": True}, True),
+    ],
+)
+def test_a_model_that_is_made_for_embeddings_serves_long_ones_unless_told_not_to(
+    tmp_path: Path, head: bytes, setting: dict[str, bool], embeddings: bool | None
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(head)
+
+    assert EngineSpec.own("m", file, LlamaSettings.model_validate(setting)).embeddings is embeddings
 
 
 def test_extra_arguments_come_last_and_so_win() -> None:

@@ -214,7 +214,7 @@ def engine(spec: EngineSpec) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Engine]:
-    with engine(EngineSpec("smol", smollm2(), threads=2)) as running:
+    with engine(EngineSpec("smol", smollm2(), threads=2, embeddings=True)) as running:
         yield running
 
 

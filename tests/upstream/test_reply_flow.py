@@ -14,12 +14,13 @@ from support.exchanges import (
     answering,
     chunk,
     ending,
+    murmur,
     opened,
     send,
     stepping,
 )
 from support.loops import on_both_loops
-from support.raw_server import Peer, serving
+from support.raw_server import Peer, Script, serving
 
 # Limits on silence.
 
@@ -66,6 +67,33 @@ async def test_a_limit_on_silence_does_not_bound_the_whole() -> None:
             over.set()
             await splicing
             assert reply.complete
+
+
+def murmuring(heard: bytes, then: bytes) -> Script:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(heard)
+        await murmur(peer, then)
+
+    return script
+
+
+@on_both_loops
+async def test_what_the_reader_does_not_take_for_life_does_not_extend_the_limit() -> None:
+    async with serving(murmuring(CHUNKED, chunk(b": ping\n\n"))) as server, opened() as client:
+        with await send(client, server) as reply:
+            reply.limit(4 * SHORT_S, "between_tokens")
+            with pytest.raises(UpstreamTimeout):
+                await reply.splice(lambda _: False)
+
+
+@on_both_loops
+async def test_bytes_that_bring_no_body_do_not_extend_the_limit() -> None:
+    async with serving(murmuring(CHUNKED + chunk(b"token") + b"5;", b"x")) as server, opened() as client:
+        with await send(client, server) as reply:
+            reply.limit(4 * SHORT_S, "between_tokens")
+            with pytest.raises(UpstreamTimeout):
+                await reply.splice(lambda _: None)
 
 
 @on_both_loops

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from corral.core.errors import BadReply, ConnectionLost, CorralError, UpstreamTimeout
+from corral.upstream.connection import RECEIVE_BUFFER_BYTES
 from corral.upstream.wire import Address
 from support.exchanges import HELLO, LONG_S, OK, SHORT_S, answering, ask, opened, send
 from support.loops import on_both_loops
@@ -24,9 +25,9 @@ async def test_the_server_sees_one_exact_request() -> None:
 
     async with serving(script) as server, opened() as client:
         address = Address(server.address.host, server.address.port, prefix="/llama")
-        headers = [(b"authorization", b"Bearer k"), (b"x-request-id", b"1")]
+        headers = [(b"authorization", b"Bearer k"), (b"x-request-id", b"1"), (b"x-100%b", b"%b")]
         with await client.send(
-            address, "POST", "/v1/x?a=b", headers=headers, body=b"{}", connect_s=LONG_S, head_s=LONG_S
+            address, "POST", "/v1/x?a=%62", headers=headers, body=b"{}", connect_s=LONG_S, head_s=LONG_S
         ) as reply:
             assert reply.status == 200
             assert reply.header(b"content-length") == b"5"
@@ -34,12 +35,13 @@ async def test_the_server_sees_one_exact_request() -> None:
             assert await reply.read(5) == b"hello"
             assert reply.complete
         assert seen[0].decode().split("\r\n") == [
-            "POST /llama/v1/x?a=b HTTP/1.1",
+            "POST /llama/v1/x?a=%62 HTTP/1.1",
             f"host: {address}",
             "connection: keep-alive",
             "accept: */*",
             "authorization: Bearer k",
             "x-request-id: 1",
+            "x-100%b: %b",
             "content-length: 2",
             "",
             "{}",
@@ -112,15 +114,26 @@ async def test_what_would_break_out_of_the_head_is_refused(method: str, path: st
 
 @on_both_loops
 async def test_small_pieces_are_not_held_back_by_the_kernel() -> None:
+    assert await option_of_a_connection(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@on_both_loops
+async def test_the_kernel_holds_no_more_of_a_paused_reply_than_it_is_told() -> None:
+    held_bytes = await option_of_a_connection(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    # Linux counts its own overhead, as much again.
+    assert held_bytes in (RECEIVE_BUFFER_BYTES, 2 * RECEIVE_BUFFER_BYTES)
+
+
+async def option_of_a_connection(level: int, name: int) -> int:
     async with serving(answering(HELLO)) as server, opened() as client:
         sockets_before = set(own_sockets(server))
         with await send(client, server) as reply:
             (number,) = set(own_sockets(server)) - sockets_before
             with socket.socket(fileno=number) as connection:
-                delay = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                value = connection.getsockopt(level, name)
                 connection.detach()
             await reply.read(5)
-        assert delay != 0
+        return value
 
 
 def own_sockets(server: RawServer) -> Iterator[int]:

@@ -13,6 +13,12 @@ SPLIT = re.compile(r"-([0-9]{5})-of-([0-9]{5})$")
 MAGIC = b"GGUF"
 
 
+# A model that is made for embeddings says how it pools (llama.cpp: gguf-py constants, "{arch}.pooling_type").
+# The keys of the architecture stand at the beginning, before megabytes of vocabulary.
+POOLING_KEY = b".pooling_type"
+HEAD_BYTES = 64 * 1024
+
+
 def name_of(file: Path) -> str:
     """The model's name: the file's, in lower case, without ``.gguf`` and the number of its part."""
     stem = file.name.removesuffix(".gguf").removesuffix(".GGUF")
@@ -24,6 +30,15 @@ def check(file: Path) -> None:
     """Raise ``Mistake`` unless the file, with all its parts, is there and begins as a GGUF file does."""
     for part in parts_of(file):
         _check_part(part)
+
+
+def made_for_embeddings(file: Path) -> bool:
+    """Whether the model's file says how to pool; False for one that cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return POOLING_KEY in opened.read(HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def parts_of(file: Path) -> tuple[Path, ...]:

@@ -159,7 +159,8 @@ class RequestSettings(Section, frozen=True):
     default_max_tokens: Positive = Field(default=4096, description="`max_tokens` of a request that names none.")
     whole_max_tokens: Count = Field(
         default=16,
-        description="Replies of at most so many tokens to short prompts are fetched in one piece, not gathered from a stream.",
+        description="Replies of at most so many tokens to short prompts are fetched in one piece, "
+        "not gathered from a stream.",
     )
     remote_images: Flag = Field(
         default=False,

@@ -27,11 +27,20 @@ class Splitter:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that ``piece`` completes; raises BadReply when one grows beyond the limit."""
+        *events, _ = self.whole(piece).split(b"\n\n")
+        # Blank lines before an event are legal and mean nothing.
+        return [event.lstrip(b"\n") + b"\n\n" for event in events if event.strip(b"\n")]
+
+    def whole(self, piece: bytes) -> bytes:
+        """As ``feed``, but the events in one piece, with the blank lines before them."""
+        if not self._rest_bytes and piece.endswith(b"\n\n") and b"\r" not in piece:
+            # The LF of a CRLF that was cut counts as a blank line before the event.
+            return piece
         piece = self._with_lf(piece)
         self._rest.append(piece)
         self._rest_bytes += len(piece)
         # A piece without a line end completes nothing; the pieces of a large event are put together once.
-        events = self._cut() if b"\n" in piece else []
+        events = self._cut() if b"\n" in piece else b""
         if self._rest_bytes > EVENT_LIMIT_BYTES:
             raise BadReply("the model server sent an event that is too large")
         return events
@@ -46,11 +55,11 @@ class Splitter:
         self._after_cr = piece.endswith(b"\r")
         return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _cut(self) -> list[bytes]:
-        *events, rest = b"".join(self._rest).split(b"\n\n")
+    def _cut(self) -> bytes:
+        came = b"".join(self._rest)
+        events, blank, rest = came.rpartition(b"\n\n")
         self._rest, self._rest_bytes = [rest], len(rest)
-        # Blank lines before an event are legal and mean nothing.
-        return [event.lstrip(b"\n") + b"\n\n" for event in events if event.strip(b"\n")]
+        return events + blank
 
 
 def payload(event: bytes) -> bytes | None:

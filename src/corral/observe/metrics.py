@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from corral.core.call import Endpoint
 from corral.core.lifecycle import Transition
 from corral.core.record import Record
+from corral.observe import event_loop
 from corral.observe.footprint import footprint
 from corral.observe.labels import NONE, Bounded
 from corral.observe.readings import Instrument, Reading, Source
@@ -32,9 +33,12 @@ FIRST_TOKEN_BOUNDS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(20.0, 40.0, 80.0, 160.0, 320.0),
 )
+# From what nobody sees to what makes a load balancer give up.
+LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 INTER_TOKEN_BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 Labels = tuple[str, ...]
+TIMED: Labels = ("route", "model")
 
 _ROUTES = {endpoint: endpoint.value for endpoint in Endpoint}
 
@@ -65,9 +69,10 @@ class Count:
 class Distribution:
     """A histogram for each combination of label values. One writer: Metrics."""
 
-    def __init__(self, name: str, meaning: str, bounds_s: Sequence[float]) -> None:
+    def __init__(self, name: str, meaning: str, labels: Labels, bounds_s: Sequence[float]) -> None:
         self._name = name
         self._meaning = meaning
+        self._labels = labels
         self._bounds_s = bounds_s
         # The numbers between the bounds (and above the last), then the sum of all values.
         self._cells: dict[Labels, tuple[list[int], list[float]]] = {}
@@ -80,7 +85,7 @@ class Distribution:
         cell[1][0] += value_s
 
     def family(self) -> Metric:
-        family = HistogramMetricFamily(self._name, self._meaning, labels=("route", "model"))
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
         for labels, (counts, total) in list(self._cells.items()):
             family.add_metric(labels, buckets=self._cumulated(counts), sum_value=total[0])
         return family
@@ -106,20 +111,26 @@ class Metrics(Collector):
             "corral_replica_transitions_total", "Changes into a state.", ("model", "replica", "state")
         )
         self._duration = Distribution(
-            "corral_request_duration_seconds", "From arrival to the end of the answer.", DURATION_BOUNDS_S
+            "corral_request_duration_seconds", "From arrival to the end of the answer.", TIMED, DURATION_BOUNDS_S
         )
-        self._queue_wait = Distribution("corral_queue_wait_seconds", "Waiting for a slot.", DURATION_BOUNDS_S)
+        self._queue_wait = Distribution("corral_queue_wait_seconds", "Waiting for a slot.", TIMED, DURATION_BOUNDS_S)
         self._first_token = Distribution(
-            "corral_time_to_first_token_seconds", "From arrival to the first event of the reply.", FIRST_TOKEN_BOUNDS_S
+            "corral_time_to_first_token_seconds",
+            "From arrival to the first event of the reply.",
+            TIMED,
+            FIRST_TOKEN_BOUNDS_S,
         )
         self._inter_token = Distribution(
-            "corral_inter_token_seconds", "Mean time between two tokens of an exchange.", INTER_TOKEN_BOUNDS_S
+            "corral_inter_token_seconds", "Mean time between two tokens of an exchange.", TIMED, INTER_TOKEN_BOUNDS_S
+        )
+        self._lag = Distribution(
+            "corral_event_loop_lag_seconds", "How late the event loop calls what is due.", (), LAG_BOUNDS_S
         )
         self._facts = (self._requests, self._tokens, self._estimated, self._attempts, self._retries, self._transitions)
-        self._times = (self._duration, self._queue_wait, self._first_token, self._inter_token)
+        self._times = (self._duration, self._queue_wait, self._first_token, self._inter_token, self._lag)
         self._model, self._client, self._replica = Bounded(), Bounded(), Bounded()
         self._status, self._reason = Bounded(), Bounded()
-        self._sources: list[Source] = [footprint()]
+        self._sources: list[Source] = [footprint(), event_loop.tasks]
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -147,6 +158,10 @@ class Metrics(Collector):
     def retry(self, model: str, reason: str) -> None:
         """Count an attempt that is going to be repeated; ``reason`` is the code of the error it ended in."""
         self._retries.add((self._model(model), self._reason(reason)))
+
+    def late(self, lag_s: float) -> None:
+        """Count that the event loop was late by so much, or by nothing."""
+        self._lag.add((), lag_s)
 
     def pull(self, source: Source) -> None:
         """Ask ``source`` at every scrape for what is true then."""

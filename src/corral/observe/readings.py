@@ -24,6 +24,7 @@ class Instrument(Enum):
         "1 for the state that the replica is in, 0 for the others.",
         ("model", "replica", "state"),
     )
+    TASKS = ("corral_event_loop_tasks", "Tasks of the event loop now, the scrape's own included.", ())
     LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())
     BUILD = ("corral_build_info", "Always 1; the versions are in the labels.", ("version", "python"))
     START_TIME = ("process_start_time_seconds", "When the process started, in Unix time.", ())

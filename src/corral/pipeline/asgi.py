@@ -195,7 +195,6 @@ class AsgiAnswer:
             self._leave()
 
 
-
 def _joined(messages: list[Message]) -> list[Message]:
     """The same messages with neighbouring pieces of body in one: one write for a batch of events."""
     if len(messages) < 3 or messages[0]["type"] != "http.response.body" or not messages[-1]["more_body"]:

@@ -138,6 +138,6 @@ def _body(call: Call, *, stream: bool) -> bytes:
         fields["stream_options"] = {"include_usage": True}
         # With it llama-server looks for a departed client while it reads the prompt, and we see that it is alive.
         fields["return_progress"] = True
-        # Its comments would count as signs of life of a model that is stuck.
+        # Its comments would be dropped: they say nothing of a model that is stuck.
         fields["sse_ping_interval"] = -1
     return orjson.dumps(fields)

@@ -9,7 +9,7 @@ from corral.core.call import Call, Endpoint
 from corral.core.chunks import usage_json
 from corral.core.errors import BadReply
 from corral.core.record import Record
-from corral.pipeline.relay import StreamWatch, ensure_done, stop_if_over
+from corral.pipeline.relay import StreamWatch, ensure_done, goes_on
 from corral.pipeline.stream import StreamReader
 from corral.upstream.wire import Reply
 
@@ -22,14 +22,14 @@ GATHER_LIMIT_BYTES = 256 * 1024 * 1024
 
 async def gather(reply: Reply, call: Call, record: Record, watch: StreamWatch) -> bytes:
     """The whole reply as JSON; sets the record's usage, however it ends. Raises what broke the stream."""
-    reader = StreamReader(call)
+    reader = StreamReader(call, folds=True)
     gathering = Gathering(call.endpoint)
 
-    def feed(piece: bytes) -> None:
+    def feed(piece: bytes) -> bool:
         if events := reader.read(piece):
             watch.tokens(reader)
             gathering.add(events)
-        stop_if_over(reader, reply)
+        return goes_on(reader, reply)
 
     try:
         await reply.splice(feed)
@@ -48,11 +48,11 @@ class Gathering:
         self._choices: dict[int, Choice] = {}
         self._bytes = 0
 
-    def add(self, events: list[bytes]) -> None:
-        """Take in events of the stream; raises BadReply when one is not what it should be."""
+    def add(self, events: bytes) -> None:
+        """Take in whole events of the stream; raises BadReply when one is not what it should be."""
         try:
-            for event in events:
-                self._add(sse.payload(event) or b"")
+            for event in events.split(b"\n\n")[:-1]:
+                self._add(sse.payload(event + b"\n\n") or b"")
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise BadReply("the model server sent a malformed event") from error
 

@@ -47,13 +47,13 @@ async def relay(reply: Reply, call: Call, answer: Answer, record: Record, watch:
     """
     reader = StreamReader(call)
 
-    def feed(piece: bytes) -> None:
+    def feed(piece: bytes) -> bool:
         if events := reader.read(piece):
             watch.tokens(reader)
             if not answer.started:
                 answer.start(200, SSE_HEADERS)
-            answer.write(b"".join(events))
-        stop_if_over(reader, reply)
+            answer.write(events)
+        return goes_on(reader, reply)
 
     answer.watch(reply.pause, reply.resume)
     try:
@@ -64,12 +64,16 @@ async def relay(reply: Reply, call: Call, answer: Answer, record: Record, watch:
     answer.end()
 
 
-def stop_if_over(reader: StreamReader, reply: Reply) -> None:
-    """Within a callback: leave the stream that has failed or is done; llama-server closes it anyway."""
+def goes_on(reader: StreamReader, reply: Reply) -> bool:
+    """Within a callback: leave the stream that has failed or is done; llama-server closes it anyway.
+
+    Tells whether the model was seen at work.
+    """
     if reader.failure is not None:
         raise reader.failure
     if reader.done:
         reply.finish()
+    return reader.alive
 
 
 def ensure_done(reader: StreamReader) -> None:

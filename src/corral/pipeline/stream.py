@@ -8,11 +8,14 @@ from corral.core import sse
 from corral.core.call import Call, Endpoint
 from corral.core.chunks import HAS_ERROR, HAS_FINISH, HAS_MODEL, HAS_PROGRESS, HAS_USAGE, NULL, UsageSum, usage_json
 from corral.core.errors import BadReply, CorralError
+from corral.core.shape import Shape
 from corral.core.usage import Usage
 from corral.openai.errors import upstream_event_error
 
 # Server-sent events may have these besides data (WHATWG HTML, section 9.2.6).
 OTHER_LINES = (b"event:", b"id:", b"retry:", b":")
+# When so many chunks in turn had each a shape of its own (logprobs, choices that come by turns), the rest will too.
+SHAPES_IN_VAIN = 8
 
 
 class StreamReader:
@@ -22,13 +25,22 @@ class StreamReader:
     for, are summed and come out as one before ``[DONE]`` if the client asked
     too; progress events come out only if it asked. ``failure`` is set when the
     stream tells of an error or is not what it should be.
+
+    Chunks that differ in their text only are read together and pass together:
+    as they came or, where the reader ``folds``, as one with the text of all.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, *, folds: bool = False) -> None:
         self.done = False
         self.failure: CorralError | None = None
         self.token_events = 0
+        # What was read last shows that the model is at work, which a comment does not.
+        self.alive = False
         self._call = call
+        self._folds = folds
+        # Of the last chunk with a text; not sought for any more when it was sought in vain too often.
+        self._shape: Shape | None = None
+        self._in_vain = 0
         self._splitter = sse.Splitter()
         self._usage = UsageSum(call.n)
         self._usage_chunk: dict[str, Any] | None = None
@@ -41,25 +53,44 @@ class StreamReader:
         self._holds_finish = call.endpoint is Endpoint.CHAT and not call.include_usage
         self._finish: bytes | None = None
 
-    def read(self, piece: bytes) -> list[bytes]:
+    def read(self, piece: bytes) -> bytes:
         """The events in ``piece`` that are for the client, ``[DONE]`` included."""
+        self.alive = False
         passed: list[bytes] = []
         try:
-            for event in self._splitter.feed(piece):
-                self._sort(event, passed)
-                if self.done or self.failure:
-                    break
+            self._read(self._splitter.whole(piece), passed)
         except (CorralError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             self.failure = error if isinstance(error, CorralError) else _malformed()
-        if self.failure:
+        if self.failure is not None:
             self._release_finish(passed)
-        return passed
+        return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def usage(self) -> Usage:
         """What was used: as reported, else estimated from what came."""
         if self._usage.reports >= self._call.tasks:
             return self._usage.total()
         return Usage(self._prompt.prompt_tokens, self._prompt.cached_tokens, self.token_events, estimated=True)
+
+    def _read(self, events: bytes, passed: list[bytes]) -> None:
+        start = 0
+        while start < len(events) and not self.done and self.failure is None:
+            shape = self._shape
+            if shape is not None and (texts := shape.texts(events, start)):
+                self._pass_row(shape, texts, passed)
+                start += shape.came(texts)
+            elif events.startswith(b"\n", start):
+                # Blank lines before an event are legal and mean nothing.
+                start += 1
+            else:
+                end = events.index(b"\n\n", start) + 2
+                self._sort(events[start:end], passed)
+                start = end
+
+    def _pass_row(self, shape: Shape, texts: list[bytes], passed: list[bytes]) -> None:
+        self.alive = True
+        self.token_events += len(texts)
+        self._in_vain = 0
+        passed.append(shape.shown([b"".join(texts)] if self._folds else texts))
 
     def _sort(self, event: bytes, passed: list[bytes]) -> None:
         data = sse.payload(event)
@@ -69,6 +100,7 @@ class StreamReader:
         elif data == sse.DONE:
             self._end(passed)
         elif data != NULL:
+            self.alive = True
             self._sort_chunk(event, data, passed)
 
     def _sort_chunk(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
@@ -82,6 +114,14 @@ class StreamReader:
             self._take_usage(orjson.loads(data), passed)
         else:
             self._pass(event, data, passed)
+            self._learn(event)
+
+    def _learn(self, event: bytes) -> None:
+        if self._in_vain < SHAPES_IN_VAIN and HAS_FINISH not in event and self._rename is not None:
+            self._shape = Shape.of(event, self._rename)
+            self._in_vain += 1
+        else:
+            self._shape = None
 
     def _pass(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
         self.token_events += 1

@@ -15,11 +15,15 @@ NATIVE = "llama-server"
 # ``-P``: a directory named corral in the working directory is not ours.
 EMBEDDED = (sys.executable, "-P", "-m", "corral.upstream.embedded")
 
+# llama-server looks for a client who has left only between two steps of a prompt,
+# and the other slots wait for each. Measured: docs/decisions/0006-a-small-batch.md.
+PROMPT_BATCH = 64
 # An embedding input must fit into one batch (server-context.cpp: "input is too
-# large to process"), so this is its limit in tokens. llama-server's own 512
-# refuses the 1,000-token chunks that retrieval applications send; 2048 makes
-# the other slots wait twice as long for each step of a long prompt.
+# large to process"), so this is its limit in tokens for whoever asks for embeddings.
+# llama-server's own 512 refuses the 1,000-token chunks that retrieval applications
+# send; 2048 makes the other slots wait twice as long for each step of a long prompt.
 EMBEDDINGS_BATCH = 1024
+BATCH_ARGUMENTS = frozenset({"-b", "--batch-size", "-ub", "--ubatch-size"})
 
 # Keys to Corral are none of a llama-server's business.
 SECRET_NAMES = frozenset({*KEY_NAMES, "LLAMA_API_KEY"})
@@ -56,16 +60,23 @@ def llama_argv(spec: EngineSpec, port: int) -> list[str]:
         "--metrics", "--slots",
     ]
     # fmt: on
-    batch = spec.n_batch
-    if spec.embeddings:
-        batch = batch or EMBEDDINGS_BATCH
+    if spec.embeddings is not False:
         # Of what is pooled, a chat model knows nothing: llama-server wants to be told.
-        argv += ["--embeddings", "--pooling", "mean", "-ub", str(batch)]
-    numbers = {"-c": spec.ctx, "-t": spec.threads, "-tb": spec.threads_batch, "-b": batch, "-np": spec.parallel}
+        argv += ["--embeddings", "--pooling", "mean"]
+    numbers = {"-c": spec.ctx, "-t": spec.threads, "-tb": spec.threads_batch, **_batches(spec), "-np": spec.parallel}
     for name, value in numbers.items():
         if value is not None:
             argv += [name, str(value)]
     return [*argv, *spec.extra_args]
+
+
+def _batches(spec: EngineSpec) -> dict[str, int | None]:
+    """The logical and the physical batch; with embeddings llama-server takes the smaller one for both."""
+    batch = spec.n_batch
+    # Whoever names one of them means it: beside a default of ours the smaller one would win.
+    if batch is None and BATCH_ARGUMENTS.isdisjoint(spec.extra_args):
+        batch = EMBEDDINGS_BATCH if spec.embeddings else PROMPT_BATCH
+    return {"-b": batch, "-ub": None if spec.embeddings is False else batch}
 
 
 def llama_environment(inherited: Mapping[str, str], key: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A connection to an upstream, in use or idle."""
 
 import asyncio
+import socket
 from functools import lru_cache
 from math import inf
 from typing import cast
@@ -12,6 +13,9 @@ from corral.upstream.reply import Reply
 # A peer that says 'timeout=5' closes after five seconds; a fifth less leaves
 # no window in which a request meets a closing socket.
 PEER_TIMEOUT_SHARE = 0.8
+# What the kernel may hold of a reply that is paused. Left to itself it grows the buffer of a fast connection to
+# megabytes; this is enough for 100 MB/s at a distance of a millisecond.
+RECEIVE_BUFFER_BYTES = 128 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -84,6 +88,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Both event loops set TCP_NODELAY themselves.
         self._transport = cast(asyncio.Transport, transport)
+        connected: socket.socket | None = transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self.reply is None:

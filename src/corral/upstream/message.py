@@ -21,13 +21,14 @@ class Message:
         "_bodiless",
         "_head_bytes",
         "_parser",
-        "_pieces",
         "begun",
         "complete",
         "fault",
         "head_complete",
         "headers",
         "keep_alive",
+        "on_body",
+        "pieces",
         "status",
     )
 
@@ -44,7 +45,10 @@ class Message:
         # Set instead of raised: what came before it in the same piece is still good.
         self.fault: BadReply | None = None
         self._bodiless = bodiless
-        self._pieces: list[bytes] = []
+        # The body that was not taken yet.
+        self.pieces: list[bytes] = []
+        # Called by httptools for each HTTP chunk, and there may be one for each token.
+        self.on_body = self.pieces.append
         self._head_bytes = 0
         # Bytes that came since the last one of body: head, chunk sizes, trailers.
         self._bare_bytes = 0
@@ -60,9 +64,10 @@ class Message:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._spoil(error)
-        self._bare_bytes = 0 if self._pieces else self._bare_bytes + len(data)
-        if self._bare_bytes > MAX_HEAD_BYTES and not self.complete:
-            self.fault = self.fault or BadReply("the model server's reply has more than 64 KiB of headers")
+        if self.pieces:
+            self._bare_bytes = 0
+        else:
+            self._count_bare(len(data))
 
     def end(self) -> bool:
         """Take the end of the connection; tells whether the reply is whole.
@@ -76,14 +81,9 @@ class Message:
             self.complete = not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         return self.complete
 
-    @property
-    def has_body(self) -> bool:
-        """There is body that was not taken yet."""
-        return bool(self._pieces)
-
     def take(self) -> bytes:
         """The body that came since the last time, in one piece."""
-        pieces = self._pieces
+        pieces = self.pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         return body
@@ -91,6 +91,11 @@ class Message:
     def stop(self) -> None:
         """Parse nothing more. The parser and its callbacks hold each other; this lets both go at once."""
         self._parser = None
+
+    def _count_bare(self, came: int) -> None:
+        self._bare_bytes += came
+        if self._bare_bytes > MAX_HEAD_BYTES and not self.complete:
+            self.fault = self.fault or BadReply("the model server's reply has more than 64 KiB of headers")
 
     def _spoil(self, error: Exception) -> None:
         self.keep_alive = False
@@ -127,14 +132,16 @@ class Message:
         self.head_complete = True
         # The parser cannot be told that a reply has no body in spite of its
         # length; it is left behind here, so this connection is not used again.
-        self.complete = self._bodiless
-
-    def on_body(self, piece: bytes) -> None:
-        if not self.complete:
-            self._pieces.append(piece)
+        if self._bodiless:
+            self._complete()
 
     def on_message_complete(self) -> None:
         if not self.head_complete or self.complete or self._parser is None:
             return
-        self.complete = True
+        self._complete()
         self.keep_alive = self._parser.should_keep_alive()
+
+    def _complete(self) -> None:
+        self.complete = True
+        # What follows is not of this reply.
+        self.pieces = self.pieces.copy()

@@ -11,6 +11,9 @@ from corral.upstream.message import Message
 if TYPE_CHECKING:
     from corral.upstream.connection import Connection
 
+# Takes in what came; False says that it does not show the upstream at work, and the limit on silence runs on.
+Feed = Callable[[bytes], bool | None]
+
 
 class Reply:
     """Status and headers, and the body as it comes. Writers: its connection's callbacks and its one reader.
@@ -37,7 +40,7 @@ class Reply:
         self._message = Message(bodiless=bodiless)
         self._limit_s = head_s
         self._phase = "first_byte"
-        self._feed: Callable[[bytes], None] | None = None
+        self._feed: Feed | None = None
         self._waiter: asyncio.Future[None] | None = None
         # Why there is no more to come; what feed raised may be any exception.
         self._failure: Exception | None = None
@@ -88,7 +91,7 @@ class Reply:
         await self.splice(collect)
         return bytes(body)
 
-    async def splice(self, feed: Callable[[bytes], None]) -> None:
+    async def splice(self, feed: Feed) -> None:
         """Hand the body to ``feed`` as it comes; returns when it is complete, or when ``finish`` is called.
 
         ``feed`` runs inside the socket's callback, once for all that came
@@ -97,7 +100,7 @@ class Reply:
         """
         self._feed = feed
         try:
-            if self._message.has_body and not self._finished:
+            if self._message.pieces and not self._finished:
                 feed(self._message.take())
             if not self._settled:
                 self._steer()
@@ -161,12 +164,17 @@ class Reply:
     def receive(self, data: bytes) -> None:
         message = self._message
         message.feed(data)
-        if message.head_complete:
-            # Not before: head_s bounds the whole head, not each byte of it.
-            self._connection.alarm.set(self._limit_s)
-            self._pass_on()
-            if message.complete or self._feed is None:
-                self._wake()
+        feed = self._feed
+        if feed is None:
+            self._receive_unread()
+        elif message.pieces and not self._finished:
+            try:
+                if feed(message.take()) is not False:
+                    self._connection.alarm.set(self._limit_s)
+            except Exception as error:  # noqa: BLE001 - raised again where splice waits
+                self.fail(error)
+        if message.complete:
+            self._wake()
         if message.fault is not None:
             self.fail(message.fault)
 
@@ -208,18 +216,16 @@ class Reply:
         self._connection.abort()
         self._wake()
 
-    def _pass_on(self) -> None:
-        """Feed the body that has come; where nobody has asked for it yet, the rest waits in the kernel."""
-        if self._feed is None:
+    def _receive_unread(self) -> None:
+        """Nobody has asked for the body yet: when the head is there, the rest waits in the kernel."""
+        # Not before: head_s bounds the whole head, not each byte of it.
+        if self._message.head_complete:
+            self._connection.alarm.set(self._limit_s)
             self._steer()
-        elif self._message.has_body and not self._finished:
-            try:
-                self._feed(self._message.take())
-            except Exception as error:  # noqa: BLE001 - raised again where splice waits
-                self.fail(error)
+            self._wake()
 
     def _steer(self) -> None:
-        unwanted = self._feed is None and self._message.has_body
+        unwanted = self._feed is None and bool(self._message.pieces)
         flowing = self._message.complete or not (self._paused or unwanted)
         if flowing is not self._flowing:
             self._flowing = flowing

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from corral.config import Launch, LlamaSettings
+from corral.config.gguf import made_for_embeddings
 from corral.upstream.address import Address
 
 
@@ -25,7 +26,8 @@ class EngineSpec:
     ctx: int | None = None
     n_batch: int | None = None
     parallel: int | None = None
-    embeddings: bool = True
+    # None: of inputs that fit into a batch which is chosen for prompts.
+    embeddings: bool | None = None
     extra_args: tuple[str, ...] = ()
     server_bin: Path | None = None
     log_dir: Path | None = None
@@ -45,7 +47,7 @@ class EngineSpec:
             ctx=llama.ctx,
             n_batch=llama.n_batch,
             parallel=llama.parallel,
-            embeddings=llama.embeddings,
+            embeddings=True if llama.embeddings is None and made_for_embeddings(file) else llama.embeddings,
             extra_args=llama.extra_args,
             server_bin=llama.server_bin,
             log_dir=llama.log_dir,

@@ -8,6 +8,8 @@ from uvicorn.server import ServerState
 
 from corral.config import ServerSettings
 from corral.core.call import Endpoint
+from corral.core.errors import RequestError
+from corral.pipeline.answer import ClientGone
 from corral.pipeline.exchange import Exchange
 from corral.web.probes import Readiness
 from corral.web.protocol import Protocol
@@ -46,27 +48,26 @@ class FastLane(Protocol):
         if endpoint is None or self.parser.get_method() != b"POST" or self._needs_cors():
             super().open_cycle()
             return
-        waits = self._answering
+        waits = self.answering
         self.cycle = cycle = Cycle(self, endpoint)  # type: ignore[assignment]  # uvicorn's cycle, as far as it uses it
         if waits:
             self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
         else:
             self._start_asgi_task(cycle, self.app)
 
-    def on_body(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if not isinstance(cycle, Cycle):
-            super().on_body(body)
-        elif not (self._deaf or cycle.response_complete):
+            super().take(body)
+        elif not cycle.response_complete:
             cycle.inbound.feed(body)
 
-    def on_message_complete(self) -> None:
+    def complete(self) -> None:
         cycle: Any = self.cycle
         if isinstance(cycle, Cycle):
-            self._in_head = True
             cycle.inbound.end()
         else:
-            super().on_message_complete()
+            super().complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -83,6 +84,12 @@ class FastLane(Protocol):
             cycle.leave()
         else:
             super().depart(cycle)
+
+    def spoil(self, cycle: Any, error: RequestError) -> None:  # noqa: ANN401  (one of two kinds)
+        if isinstance(cycle, Cycle):
+            cycle.inbound.fail(error)
+        else:
+            super().spoil(cycle, error)
 
     def _needs_cors(self) -> bool:
         return bool(self.settings.cors_origins) and any(name == b"origin" for name, _ in self.headers)
@@ -143,7 +150,7 @@ class Cycle:
 
     def leave(self) -> None:
         """The client has left."""
-        self.inbound.leave()
+        self.inbound.fail(ClientGone())
         self.answer.leave()
 
     def _cancel(self) -> None:

@@ -1,7 +1,6 @@
 """uvicorn's connection to a client, with the limits and the manners that it lacks."""
 
 import logging
-import uuid
 from typing import Any
 
 import httptools
@@ -9,24 +8,27 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from corral.config import ServerSettings
-from corral.core.errors import HeadTimeout, HeadTooLarge, InvalidRequest, RequestError
-from corral.openai.errors import error_body
+from corral.core.errors import HeadTimeout, RequestError
 from corral.upstream.alarm import Alarm
+from corral.web import head
+from corral.web.cycle_wire import CycleWire
+from corral.web.reader import Reader
+from corral.web.refusal import head_too_large, not_http, refusal
 
 log = logging.getLogger("corral")
 
-# nginx takes 32 KiB, llama-server 8 KiB a line; ten times a sound request's head.
+# nginx takes 32 KiB, llama-server 8 KiB a line; ten times a sound request's head. It holds as well
+# for what frames a body: extensions of chunks, and trailers.
 HEAD_LIMIT_BYTES = 64 * 1024
 # What a client may send ahead of the answers it waits for. Beyond it the
 # connection ends after the answer that is under way: to stop reading instead
 # would hide that the client has left.
 AHEAD_LIMIT_BYTES = 64 * 1024
+# What is read in one go may hold thousands of requests, each of which takes a hundred times its bytes.
+AHEAD_LIMIT_REQUESTS = 100
 # To close while a client still sends would reset the connection, and take the
 # answer out of its hands; it gets this long to read it and to stop.
 LINGER_S = 5.0
-
-INVALID_HTTP = "invalid_http"
-REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
 class Protocol(HttpToolsProtocol):
@@ -48,7 +50,10 @@ class Protocol(HttpToolsProtocol):
         self._running: Any = None
         # Between two requests, or within the head of the next.
         self._in_head = True
-        self._head_bytes = 0
+        # What came since then; within a request, since the last bytes of its body.
+        self._bare_bytes = 0
+        # The answer is complete, and the next waits until the client has taken it.
+        self._held = False
         self._ahead = bytearray()
         # Whatever comes now is not for us any more.
         self._deaf = False
@@ -57,12 +62,13 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401  (asyncio's base class is wider than what comes)
         super().connection_made(transport)
+        self._reader = Reader(transport, self.loop.time, self.settings.client_stall_s)
         self._alarm.set(self.settings.head_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._answering and (self._in_head or self.cycle is not self._running):
+        if self._early:
             self._keep(data)
         else:
             self._feed(data)
@@ -70,16 +76,24 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> None:
         """The client has closed its side. The transport closes ours, once what was written has left."""
         self._leave()
-        self._alarm.set(self.settings.client_stall_s)
+        self._await_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._alarm.stop()
         self._leave()
         super().connection_lost(exc)
+        # They know this connection: each would keep the other until the garbage is collected.
+        self.cycle = self._running = None  # type: ignore[assignment]  # uvicorn's type leaves out what it begins with
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._alarm.set(self.settings.client_stall_s)
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._held:
+            self._held = False
+            self._after_answer()
 
     # Called by the parser.
 
@@ -87,6 +101,9 @@ class Protocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        if not self._bare_bytes:
+            # It begins behind another, in what came together; how much of that it is, nobody tells.
+            self._bare_bytes = 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come here too, and are dropped: who reads headers has read them.
@@ -97,34 +114,58 @@ class Protocol(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._deaf:
+        # One that asks for an upgrade is read again without it.
+        if self._deaf or self.parser.should_upgrade():
             return
-        self._in_head = False
-        if self._head_bytes > HEAD_LIMIT_BYTES and self._size_of_head() > HEAD_LIMIT_BYTES:
-            self._refuse(_head_too_large())
-        else:
-            self._head_bytes = 0
-            self.open_cycle()
+        if fault := self._fault_of_head():
+            self._refuse(fault)
+            return
+        self._bare_bytes = 0
+        self.open_cycle()
+        if len(self.pipeline) > AHEAD_LIMIT_REQUESTS:
+            self._give_up_ahead()
+        self._in_head = self._deaf
 
     def open_cycle(self) -> None:
         """The head of a request is complete: start serving it, or queue it behind the one that is served."""
+        if not head.has_path(self.url):
+            self.send_400_response("")
+            return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         # Only now uvicorn's own preparations, which cost more than the rest of the parsing.
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        cycle: Any = self.cycle
+        cycle.transport = CycleWire(self)
         # uvicorn stops reading when it queues.
         self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
-        if not self._deaf:
-            super().on_body(body)
+        self._bare_bytes = 0
+        if self._deaf:
+            return
+        self.take(body)
+        if self.cycle is not self._running:
+            # Its body is for later, and a client that leaves is to be seen now.
+            self.flow.resume_reading()
+
+    def take(self, body: bytes) -> None:
+        """A piece of the body of the request that is being read."""
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._in_head:
+            return
         self._in_head = True
+        self._bare_bytes = 0
         if not self._deaf:
-            super().on_message_complete()
+            self.complete()
+
+    def complete(self) -> None:
+        """The request that is being read has been read."""
+        super().on_message_complete()
 
     # Called by uvicorn.
 
@@ -133,28 +174,21 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """An answer has been written: go on with the next request, if there is to be one."""
+        """An answer has been written: go on with the next request when the client has taken it."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            self._alarm.set(self.settings.client_stall_s)
-        elif self._deaf or (self.cycle is self._running and not self._in_head):
-            self._linger()
-        elif not self._running.keep_alive:
-            self._close()
-        elif self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        else:
-            self._go_on()
+        self._held = self.flow.write_paused and not self.transport.is_closing()
+        if not self._held:
+            self._after_answer()
 
     def shutdown(self) -> None:
         """Close when the answer that is under way is complete; at once where there is none."""
-        if self._answering:
+        if self.answering:
             self._running.keep_alive = False
         else:
             self._close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  (uvicorn's words, where OpenAI's shape is due)
-        self._refuse(InvalidRequest("this is not HTTP/1.1 as RFC 9112 defines it", code=INVALID_HTTP))
+        self._refuse(not_http())
 
     def depart(self, cycle: Any) -> None:  # noqa: ANN401  (the fast lane has its own)
         """Tell a cycle that its client has left."""
@@ -162,54 +196,110 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
         cycle.message_event.set()
 
+    def spoil(self, cycle: Any, error: RequestError) -> None:  # noqa: ANN401  (the fast lane has its own)
+        """Tell a cycle that the rest of its request will not come, and its client why."""
+        started = cycle.response_started
+        self.depart(cycle)
+        cycle.response_complete = True
+        if not started:
+            self.transport.write(refusal(error))
+        self._linger()
+
     @property
-    def _answering(self) -> bool:
-        return self._running is not None and not self._running.response_complete
+    def answering(self) -> bool:
+        """An answer is under way."""
+        return self._running is not None and (self._held or not self._running.response_complete)
+
+    @property
+    def _early(self) -> bool:
+        """What comes now is for later."""
+        return self.answering and (self._in_head or self.cycle is not self._running)
+
+    @property
+    def _half_read(self) -> bool:
+        """The request that is, or was, answered has not come to its end."""
+        return self.cycle is self._running and not self._in_head
 
     def _feed(self, data: bytes) -> None:
-        if self._in_head:
-            if not self._head_bytes:
-                self._alarm.set(self.settings.head_timeout_s)
-            # Starts anew when the head is complete.
-            self._head_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # Nothing here is upgraded to: what follows is the next request.
-            if rest := data[upgrade.args[0] :]:
-                self._feed(rest)
-        except httptools.HttpParserCallbackError:
-            log.exception("a callback of the HTTP parser failed")
-            self.transport.abort()
-        except httptools.HttpParserError:
-            self.send_400_response("")
-        if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES and not self._deaf:
-            self._refuse(_head_too_large())
+        if self._in_head and not self._bare_bytes:
+            self._alarm.set(self.settings.head_timeout_s)
+        self._bare_bytes += len(data)
+        self._parse(data)
+        if self._bare_bytes > HEAD_LIMIT_BYTES and not self._deaf:
+            self._refuse(head_too_large(HEAD_LIMIT_BYTES))
+
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._deaf:
+                    return
+                if self.parser.get_method() != b"CONNECT":
+                    # Nothing here is upgraded to. What follows is no other protocol, but the body.
+                    data = head.without_upgrade(self.parser, self.url, self.headers) + data[upgrade.args[0] :]
+                    continue
+                self._refuse(not_http())
+            except httptools.HttpParserCallbackError:
+                log.exception("a callback of the HTTP parser failed")
+                self.transport.abort()
+            except httptools.HttpParserError:
+                self._refuse(not_http())
+            return
+
+    def _fault_of_head(self) -> RequestError | None:
+        # Where another request came before it in the same piece, its bytes have not been counted.
+        if self._bare_bytes > HEAD_LIMIT_BYTES or self.answering:
+            if head.size(self.url, self.headers) > HEAD_LIMIT_BYTES:
+                return head_too_large(HEAD_LIMIT_BYTES)
+        return None if head.sound(self.headers, self.parser.get_http_version()) else not_http()
 
     def _keep(self, data: bytes) -> None:
         """Keep what was sent ahead, as long as it is little."""
         self._ahead += data
         if len(self._ahead) > AHEAD_LIMIT_BYTES:
-            self._ahead.clear()
-            self.pipeline.clear()
-            self._deaf = True
+            self._give_up_ahead()
 
-    def _go_on(self) -> None:
-        """Read the next request, which may be here already, in part or whole."""
-        self.flow.resume_reading()
-        self._alarm.set(self.settings.head_timeout_s if self._head_bytes else self.settings.keep_alive_s)
-        if self._ahead:
-            data = bytes(self._ahead)
-            self._ahead.clear()
-            self._feed(data)
+    def _give_up_ahead(self) -> None:
+        self._ahead.clear()
+        self._end_with_this_answer()
+
+    def _end_with_this_answer(self) -> None:
+        """Nothing more is read, and nothing is served but what is."""
+        self._deaf = True
+        self.pipeline.clear()
+        if self.answering:
+            self._running.keep_alive = False
+
+    def _after_answer(self) -> None:
+        """Go on with the next request, if there is to be one; it may be here already, in part or whole."""
+        if self.transport.is_closing():
+            self._await_reader()
+        elif self._deaf or self._half_read:
+            self._linger()
+        elif not self._running.keep_alive:
+            self._linger() if self._ahead or self.pipeline else self._close()
+        else:
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._alarm.set(self.settings.head_timeout_s if self._bare_bytes else self.settings.keep_alive_s)
+            if self._ahead and not self._early:
+                data = bytes(self._ahead)
+                self._ahead.clear()
+                self._feed(data)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer and close; where another answer is under way, only close after that."""
-        self._deaf = True
-        self.pipeline.clear()
-        if not self._answering:
-            self.transport.write(_answer(error))
+        if self._deaf:
+            return
+        self._end_with_this_answer()
+        if not self.answering:
+            self.transport.write(refusal(error))
             self._linger()
+        elif self._half_read:
+            self.spoil(self._running, error)
 
     def _linger(self) -> None:
         """Say that nothing more will come, and read on for a while without listening."""
@@ -223,21 +313,29 @@ class Protocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         self.transport.close()
-        self._alarm.set(self.settings.client_stall_s)
+        self._await_reader()
 
     def _ring(self) -> None:
         """The client took too long: to read, to stop, or to send a head."""
         if self.flow.write_paused or self.transport.is_closing():
-            self.transport.abort()
-        elif self._answering:
+            if self._reader.stalled():
+                self.transport.abort()
+            else:
+                self._alarm.set(self._reader.pause_s)
+        elif self.answering:
             return
         elif self._deaf:
             self.transport.abort()
-        elif self._head_bytes:
+        elif self._bare_bytes:
             limit_s = self.settings.head_timeout_s
             self._refuse(HeadTimeout(f"the request's head did not arrive within {limit_s:g} s"))
         else:
             self._close()
+
+    def _await_reader(self) -> None:
+        """From now on the client is to take what it was sent."""
+        self._reader.begin()
+        self._alarm.set(self._reader.pause_s)
 
     def _leave(self) -> None:
         """The client has left: nobody waits for what was asked on this connection."""
@@ -247,23 +345,3 @@ class Protocol(HttpToolsProtocol):
         for cycle in (*waiting, self._running, self.cycle):
             if cycle is not None:
                 self.depart(cycle)
-
-    def _size_of_head(self) -> int:
-        # Each header has a colon, a space and a line end besides.
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-
-def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"the request's head is larger than {HEAD_LIMIT_BYTES} bytes")
-
-
-def _answer(error: RequestError) -> bytes:
-    body = error_body(error)
-    lines = (
-        b"HTTP/1.1 %d %b" % (error.status, REASONS[error.status]),
-        b"content-type: application/json",
-        b"content-length: %d" % len(body),
-        b"connection: close",
-        b"x-request-id: req_" + uuid.uuid4().hex.encode(),
-    )
-    return b"\r\n".join((*lines, b"", body))

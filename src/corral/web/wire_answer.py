@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from corral.pipeline.answer import ClientGone, Headers
+from corral.pipeline.answer import Headers
 from corral.pipeline.body import ensure_declared, too_large, too_slow
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -19,7 +19,7 @@ JOINED_BODY_BYTES = 64 * 1024
 class WireInbound:
     """A request whose body comes in pieces. Writers: the parser's callbacks, and the exchange that asks for it."""
 
-    __slots__ = ("_asked", "_body", "_flow", "_gone", "_limit_bytes", "_transport", "_waiter", "complete", "headers")
+    __slots__ = ("_asked", "_body", "_fault", "_flow", "_limit_bytes", "_transport", "_waiter", "complete", "headers")
 
     def __init__(self, headers: Headers, transport: asyncio.Transport, flow: FlowControl, *, expects: bool) -> None:
         """``expects``: the client waits for a word before it sends the body."""
@@ -27,28 +27,31 @@ class WireInbound:
         self._transport = transport
         self._flow = flow
         self._body = bytearray()
-        # All of it has come, or as much as is taken.
+        # All of it has come.
         self.complete = False
-        self._gone = False
+        # Why no more of it will.
+        self._fault: Exception | None = None
         self._asked = not expects
         self._limit_bytes = UNASKED_BYTES
         self._waiter: asyncio.Future[None] | None = None
 
     async def body(self, limit_bytes: int, limit_s: float) -> bytes:
-        """Read the body; raises BodyTooLarge, BodyTimeout or ClientGone."""
+        """Read the body; raises BodyTooLarge, BodyTimeout, ClientGone, or InvalidRequest when it cannot be read."""
         ensure_declared(self.headers, limit_bytes)
-        if not self.complete:
-            self._limit_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
+        if not self._settled:
             try:
                 async with asyncio.timeout(limit_s):
-                    await self._until_complete()
+                    await self._until_settled()
             except TimeoutError:
                 raise too_slow(limit_s) from None
-        if len(self._body) > limit_bytes:
+        if self._fault is not None:
+            raise self._fault
+        # Nobody needs it here any more.
+        body, self._body = self._body, bytearray()
+        if len(body) > limit_bytes:
             raise too_large(limit_bytes)
-        if self._gone:
-            raise ClientGone
-        return bytes(self._body)
+        return bytes(body)
 
     def feed(self, piece: bytes) -> None:
         """A piece of the body has come."""
@@ -58,28 +61,33 @@ class WireInbound:
         if self._waiter is None:
             self._flow.pause_reading()
         else:
-            self.end()
+            self._wake()
 
     def end(self) -> None:
-        """The body is complete, or more than may be."""
+        """The body is complete."""
         self.complete = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
-    def leave(self) -> None:
-        """The client has left: no more will come."""
-        self._gone = True
-        self.end()
+    def fail(self, fault: Exception) -> None:
+        """No more of it will come; ``body`` raises this."""
+        self._fault = fault
+        self._wake()
 
-    async def _until_complete(self) -> None:
+    @property
+    def _settled(self) -> bool:
+        return self.complete or self._fault is not None or len(self._body) > self._limit_bytes
+
+    async def _until_settled(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         if not self._asked:
             self._asked = True
             self._transport.write(CONTINUE)
         self._flow.resume_reading()
-        if len(self._body) > self._limit_bytes:
-            self.end()
         await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class WireAnswer:

@@ -1,0 +1,1 @@
+"""The developers' benchmark: Corral beside its peers, in one run, on one machine."""
