@@ -73,6 +73,7 @@ class AsgiAnswer:
         self._messages: list[Message] = []
         self._unsent_bytes = 0
         self._paused = False
+        self._all_sent = False
         self._wake = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -157,7 +158,8 @@ class AsgiAnswer:
 
     def _leave(self) -> None:
         """Nobody is there any more; an exchange that is over already need not know."""
-        if self.gone:
+        # A server says "disconnect" to who asks after the end, too.
+        if self.gone or self._all_sent:
             return
         self.gone = True
         self._wake.set()
@@ -190,6 +192,7 @@ class AsgiAnswer:
         try:
             async with asyncio.timeout(self._stall_s):
                 await self._send(message)
+            self._all_sent = message.get("more_body") is False
         except OSError:
             # TimeoutError is one, and so does a server tell of a client that has left (ASGI 2.4).
             self._leave()
