@@ -180,7 +180,8 @@ def running(spec: EngineSpec) -> Iterator[str]:
     """The URL of a llama-server that is ready; it is stopped when the block is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [*engine_command(spec.server_bin), *llama_argv(spec, port)]
+    engine = engine_command(spec.server_bin)
+    command = [*engine, *llama_argv(spec, port, engine)]
     process = subprocess.Popen(command, env=llama_environment(os.environ, None), stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"

@@ -53,7 +53,8 @@ class RealEngine(Child):
             self.port: int = listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}"
         leash = [sys.executable, "-m", "corral.upstream.leash", str(os.getpid()), "--"]
-        command = [*leash, *engine_command(spec.server_bin), *llama_argv(spec, self.port)]
+        engine = engine_command(spec.server_bin)
+        command = [*leash, *engine, *llama_argv(spec, self.port, engine)]
         super().__init__(
             subprocess.Popen(
                 command,

@@ -36,7 +36,8 @@ def measure_model(model: Path, load: Path, directory: Path, cores: Sequence[int]
     spec = EngineSpec(name=MODEL, file=model, ctx=2048 * SLOTS, parallel=SLOTS, threads=threads)
     port = free_port()
     # The embedded engine is a module of Corral's: it runs in Corral's own Python.
-    argv = [*engine_command(None), *llama_argv(spec, port)]
+    native = engine_command(None)
+    argv = [*native, *llama_argv(spec, port, native)]
     env = llama_environment({}, None)
     try:
         with running(argv, port, cores=cores, directory=places[0], env=env, ready=_healthy) as engine:

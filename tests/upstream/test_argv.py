@@ -7,7 +7,7 @@ import pytest
 
 from corral.config import Launch, LlamaSettings
 from corral.core.errors import EngineError
-from corral.upstream.argv import EMBEDDINGS_BATCH, PROMPT_BATCH, engine_command, llama_argv, llama_environment
+from corral.upstream.argv import EMBEDDED, EMBEDDINGS_BATCH, PROMPT_BATCH, engine_command, llama_argv, llama_environment
 from corral.upstream.spec import EngineSpec
 
 SPEC = EngineSpec("llama-8b", Path("/models/x.gguf"))
@@ -24,7 +24,7 @@ def values(argv: list[str], name: str) -> list[str]:
 
 
 def test_the_model_its_name_and_the_address_are_passed() -> None:
-    argv = llama_argv(SPEC, 4711)
+    argv = llama_argv(SPEC, 4711, EMBEDDED)
 
     assert values(argv, "--model") == ["/models/x.gguf"]
     assert values(argv, "--alias") == ["llama-8b"]
@@ -34,7 +34,7 @@ def test_the_model_its_name_and_the_address_are_passed() -> None:
 
 
 def test_numbers_that_are_not_set_are_left_to_llama_server() -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), embeddings=False), 1)
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), embeddings=False), 1, EMBEDDED)
 
     assert not {"-c", "-t", "-tb", "-ub", "-np", "--embeddings", "--pooling"} & set(argv)
 
@@ -42,7 +42,7 @@ def test_numbers_that_are_not_set_are_left_to_llama_server() -> None:
 def test_every_number_has_its_argument() -> None:
     spec = EngineSpec("m", Path("m.gguf"), threads=1, threads_batch=2, ctx=3, n_batch=4, parallel=5)
 
-    argv = llama_argv(spec, 1)
+    argv = llama_argv(spec, 1, EMBEDDED)
 
     given = {name: values(argv, name) for name in ("-t", "-tb", "-c", "-b", "-np")}
     assert given == {"-t": ["1"], "-tb": ["2"], "-c": ["3"], "-b": ["4"], "-np": ["5"]}
@@ -53,7 +53,7 @@ def test_every_number_has_its_argument() -> None:
     [(None, None, PROMPT_BATCH), (None, 2048, 2048), (True, None, EMBEDDINGS_BATCH), (True, 256, 256)],
 )
 def test_embeddings_have_one_limit_for_both_batches(embeddings: bool | None, n_batch: int | None, limit: int) -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=embeddings), 1)
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=embeddings), 1, EMBEDDED)
 
     assert "--embeddings" in argv
     assert values(argv, "--pooling") == ["mean"]
@@ -62,14 +62,23 @@ def test_embeddings_have_one_limit_for_both_batches(embeddings: bool | None, n_b
 
 @pytest.mark.parametrize(("n_batch", "batch"), [(None, PROMPT_BATCH), (512, 512)])
 def test_without_embeddings_prompts_alone_decide(n_batch: int | None, batch: int) -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=False), 1)
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), n_batch=n_batch, embeddings=False), 1, EMBEDDED)
 
     assert (values(argv, "-b"), values(argv, "-ub")) == ([str(batch)], [])
 
 
+@pytest.mark.parametrize(("embeddings", "batch"), [(None, []), (False, []), (True, [str(EMBEDDINGS_BATCH)])])
+def test_a_native_llama_server_may_have_a_gpu_and_keeps_its_own_batch(
+    embeddings: bool | None, batch: list[str]
+) -> None:
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), embeddings=embeddings), 1, ["/opt/llama-server"])
+
+    assert (values(argv, "-b"), values(argv, "-ub")) == (batch, batch)
+
+
 @pytest.mark.parametrize("name", ["-b", "--batch-size", "-ub", "--ubatch-size"])
 def test_a_batch_among_the_extra_arguments_leaves_no_room_for_a_default(name: str) -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), extra_args=(name, "300")), 1)
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), extra_args=(name, "300")), 1, EMBEDDED)
 
     assert [word for word in argv if word in {"-b", "--batch-size", "-ub", "--ubatch-size"}] == [name]
     assert values(argv, name) == ["300"]
@@ -94,7 +103,7 @@ def test_a_model_that_is_made_for_embeddings_serves_long_ones_unless_told_not_to
 
 
 def test_extra_arguments_come_last_and_so_win() -> None:
-    argv = llama_argv(EngineSpec("m", Path("m.gguf"), extra_args=("--pooling", "cls")), 1)
+    argv = llama_argv(EngineSpec("m", Path("m.gguf"), extra_args=("--pooling", "cls")), 1, EMBEDDED)
 
     assert argv[-2:] == ["--pooling", "cls"]
 

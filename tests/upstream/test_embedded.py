@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from corral.upstream.argv import llama_argv
+from corral.upstream.argv import EMBEDDED, llama_argv
 from corral.upstream.embedded import CANNOT_SERVE, USAGE, _params
 from corral.upstream.embedded_args import AUTO_SLOTS, DEFAULT_PHYSICAL_BATCH, BadArgument, parse
 from corral.upstream.embedded_options import OPTIONS, Lora, Option
@@ -119,7 +119,7 @@ def test_values_for_the_template_come_from_several_arguments() -> None:
 def test_everything_that_corral_passes_is_known() -> None:
     spec = EngineSpec("m", Path("m.gguf"), threads=1, threads_batch=2, ctx=3, n_batch=4, parallel=5)
 
-    settings = parse(llama_argv(spec, 4711))
+    settings = parse(llama_argv(spec, 4711, EMBEDDED))
 
     assert (settings["port"], settings["n_parallel"], settings["n_batch"], settings["n_ubatch"]) == (4711, 5, 4, 4)
 
@@ -202,7 +202,7 @@ class Engine:
 @contextmanager
 def engine(spec: EngineSpec) -> Iterator[Engine]:
     port = free_port()
-    command = [sys.executable, "-m", "corral.upstream.embedded", *llama_argv(spec, port)]
+    command = [sys.executable, "-m", "corral.upstream.embedded", *llama_argv(spec, port, EMBEDDED)]
     with subprocess.Popen(command, env=os.environ | {"LLAMA_API_KEY": KEY}) as process:
         try:
             running = Engine(process, port)

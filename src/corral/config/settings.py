@@ -190,7 +190,8 @@ class LlamaSettings(Section, frozen=True):
     n_batch: Positive | None = Field(
         default=None,
         description="Tokens of a prompt that are read in one step, and of an embedding input at most; "
-        "not set: 1024 with `embeddings: true` or a model that is made for them, else 64.",
+        "not set: 1024 with `embeddings: true` or a model that is made for them, else 64 with the embedded engine "
+        "and llama-server's own default with a native one, which may have a GPU.",
         examples=[1024],
     )
     parallel: Positive | None = Field(

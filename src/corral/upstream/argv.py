@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,8 @@ EMBEDDED = (sys.executable, "-P", "-m", "corral.upstream.embedded")
 
 # llama-server looks for a client who has left only between two steps of a prompt,
 # and the other slots wait for each. Measured: docs/decisions/0006-a-small-batch.md.
+# For the embedded engine, which computes on the processor; a native one may have a GPU,
+# which so small a batch would leave idle for the most part.
 PROMPT_BATCH = 64
 # An embedding input must fit into one batch (server-context.cpp: "input is too
 # large to process"), so this is its limit in tokens for whoever asks for embeddings.
@@ -49,11 +51,12 @@ def engine_command(server_bin: Path | None) -> list[str]:
     )
 
 
-def llama_argv(spec: EngineSpec, port: int) -> list[str]:
-    """The arguments, the same for both engines. Keys are not among them: everybody can read a command line.
+def llama_argv(spec: EngineSpec, port: int, command: Sequence[str]) -> list[str]:
+    """The arguments for the engine of ``command``. Keys are not among them: everybody can read a command line.
 
     llama-server takes the last of repeated arguments, so ``extra_args`` win.
     """
+    prompt_batch = PROMPT_BATCH if tuple(command) == EMBEDDED else None
     # fmt: off
     argv = [
         "--model", str(spec.file), "--alias", spec.name, "--host", spec.host, "--port", str(port),
@@ -63,19 +66,25 @@ def llama_argv(spec: EngineSpec, port: int) -> list[str]:
     if spec.embeddings is not False:
         # Of what is pooled, a chat model knows nothing: llama-server wants to be told.
         argv += ["--embeddings", "--pooling", "mean"]
-    numbers = {"-c": spec.ctx, "-t": spec.threads, "-tb": spec.threads_batch, **_batches(spec), "-np": spec.parallel}
+    numbers = {
+        "-c": spec.ctx,
+        "-t": spec.threads,
+        "-tb": spec.threads_batch,
+        **_batches(spec, prompt_batch),
+        "-np": spec.parallel,
+    }
     for name, value in numbers.items():
         if value is not None:
             argv += [name, str(value)]
     return [*argv, *spec.extra_args]
 
 
-def _batches(spec: EngineSpec) -> dict[str, int | None]:
+def _batches(spec: EngineSpec, prompt_batch: int | None) -> dict[str, int | None]:
     """The logical and the physical batch; with embeddings llama-server takes the smaller one for both."""
     batch = spec.n_batch
     # Whoever names one of them means it: beside a default of ours the smaller one would win.
     if batch is None and BATCH_ARGUMENTS.isdisjoint(spec.extra_args):
-        batch = EMBEDDINGS_BATCH if spec.embeddings else PROMPT_BATCH
+        batch = EMBEDDINGS_BATCH if spec.embeddings else prompt_batch
     return {"-b": batch, "-ub": None if spec.embeddings is False else batch}
 
 

@@ -43,9 +43,8 @@ class News:
 
 def run(spec: EngineSpec) -> None:
     """Become the llama-server; raises EngineError or OSError when there is none to become."""
-    become(
-        [*engine_command(spec.server_bin), *llama_argv(spec, spec.port)], llama_environment(os.environ, spec.api_key)
-    )
+    command = engine_command(spec.server_bin)
+    become([*command, *llama_argv(spec, spec.port, command)], llama_environment(os.environ, spec.api_key))
 
 
 def start(command: Sequence[str], run_dir: Path) -> subprocess.Popen[bytes]:

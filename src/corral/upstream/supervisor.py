@@ -163,7 +163,9 @@ class Supervisor:
         self._starts += 1
         self._log.begin(f"corral: start {self._starts} of {spec.name}, port {port}")
         key = spec.api_key if spec.port else secrets.token_urlsafe(32)
-        process = Process.spawn([*command, *llama_argv(spec, port)], llama_environment(os.environ, key), self._log)
+        process = Process.spawn(
+            [*command, *llama_argv(spec, port, command)], llama_environment(os.environ, key), self._log
+        )
         self._process, self.address, self.api_key = process, Address(spec.host, port), key
         return process
 
