@@ -31,6 +31,9 @@ def bearer(headers: Iterable[Header]) -> bytes | None:
     it means: a header twice, or two different keys.
     """
     given = [header for header in headers if header[0] in _KEY_HEADERS]
+    if len(given) == 1:
+        name, value = given[0]
+        return (_after_scheme(value) if name == b"authorization" else value.strip(b" \t")) or None
     if len(given) != len({name for name, _ in given}):
         return None
     keys = {_after_scheme(value) if name == b"authorization" else value.strip(b" \t") for name, value in given} - {b""}

@@ -1,10 +1,12 @@
 """The fact that remains of one exchange."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from corral.core.call import Endpoint
 from corral.core.usage import Usage
+
+NO_USAGE = Usage()
 
 
 class Outcome(Enum):
@@ -57,7 +59,7 @@ class Record:
     closed_at: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     # When the last token event came, and how many came: their mean distance is the inter-token latency.
     last_token_at: float | None = None
     token_events: int = 0

@@ -126,9 +126,10 @@ def lost_lines() -> Iterator[Reading]:
 
 def _exchange(record: Record) -> dict[str, Any]:
     usage = record.usage
+    duration_s = record.duration_s
     return {
         # By the loop's clock, so that a step of the wall clock does not put the end before the start.
-        "ts": _timestamp(record.opened_unix_s + record.duration_s),
+        "ts": _timestamp(record.opened_unix_s + duration_s),
         "level": "info",
         "event": "exchange",
         "request_id": record.request_id,
@@ -147,7 +148,7 @@ def _exchange(record: Record) -> dict[str, Any]:
         "estimated": usage.estimated,
         "queue_wait_ms": _ms(record.queue_wait_s),
         "ttft_ms": _ms(record.ttft_s),
-        "duration_ms": _ms(record.duration_s),
+        "duration_ms": round(duration_s * 1000, 1),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
     }

@@ -35,7 +35,8 @@ def decode(body: bytes) -> dict[str, Any]:
     """
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object", code=INVALID_JSON)
-    if _brackets(body) > CONTAINERS_READ and _brackets(STRING.sub(b"", body)) > CONTAINERS_READ:
+    brackets = _brackets(body)
+    if brackets > CONTAINERS_READ and _brackets(STRING.sub(b"", body)) > CONTAINERS_READ:
         raise InvalidRequest(f"the body must have at most {CONTAINERS} objects and arrays in it", code=INVALID_VALUE)
     try:
         document = orjson.loads(body)
@@ -46,7 +47,7 @@ def decode(body: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict):
         raise InvalidRequest("the body must be a JSON object", code=INVALID_TYPE)
-    if len(document) > FIELDS or _brackets(body) > CONTAINERS:
+    if len(document) > FIELDS or brackets > CONTAINERS:
         _ensure_small(document)
     return document
 

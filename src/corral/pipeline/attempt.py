@@ -44,19 +44,19 @@ class Attempts:
 
     async def whole(self, lease: Lease, call: Call, record: Record) -> Whole:
         """The reply in one piece: gathered from a stream, or asked for whole where that is better."""
-        if self.asked_whole(call):
+        if self.asked_whole(call, record.bytes_in):
             return await self._fetch(lease, call, record)
         with await self._send(lease, call, record, stream=True) as reply:
             body = await gather(reply, call, record, self._watch(reply, call, record))
             lease.abandoned = False
         return Whole(body, record.usage)
 
-    def asked_whole(self, call: Call) -> bool:
+    def asked_whole(self, call: Call, body_bytes: int) -> bool:
         """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""
         if call.endpoint is Endpoint.EMBEDDINGS or (call.logprobs and call.tools):
             return True
         short = call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
-        return short and len(_body(call, stream=False)) <= WHOLE_BODY_BYTES
+        return short and body_bytes <= WHOLE_BODY_BYTES
 
     async def _fetch(self, lease: Lease, call: Call, record: Record) -> Whole:
         with await self._send(lease, call, record, stream=False) as reply:

@@ -92,7 +92,8 @@ class Exchange:
         record.stream = call.stream
         pool = self.fleet.pool(call.model)
         record.model = pool.name
-        refuse_unknown_tools(call, (replica.facts for replica in pool.replicas))
+        if call.tools:
+            refuse_unknown_tools(call, [replica.facts for replica in pool.replicas])
         with self.limiter.admit(principal) as reservation:
             answer.headers.extend(reservation.headers())
             if not call.stream:

@@ -68,10 +68,11 @@ class Forwarder:
             _ensure_streamable(call, pool)
             await self._try(call, pool, record, lambda lease: self.attempts.relay(lease, call, answer, record))
             return
-        size = part_inputs(call.inputs, call.n, pool.slots)
-        whole = await (
-            self._whole(call, pool, record) if size == call.inputs else self._in_parts(call, size, pool, record)
-        )
+        size = part_inputs(call.inputs, call.n, pool.slots) if call.inputs > 1 else 1
+        if size == call.inputs:
+            whole = await self._whole(call, pool, record)
+        else:
+            whole = await self._in_parts(call, size, pool, record)
         record.usage = whole.usage
         answer.send(200, JSON_HEADERS, whole.body)
 
