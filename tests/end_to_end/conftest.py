@@ -157,7 +157,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     cells: dict[str, dict[str, str]] = {}
     for result, word in RESULTS.items():
         for report in terminalreporter.stats.get(result, ()):
-            for row, mode, door in (value for name, value in report.user_properties if name == CELL):
+            # A file that cannot be collected has a report, too, but no properties.
+            for row, mode, door in (value for name, value in getattr(report, "user_properties", ()) if name == CELL):
                 cells.setdefault(row, {})[f"{mode} {door}"] = word
     if not cells:
         return

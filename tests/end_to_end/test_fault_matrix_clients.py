@@ -204,8 +204,10 @@ def test_a_client_that_stops_reading_is_cut_off(narrow: Narrow, cell: Callable[[
 
 @pytest.mark.parametrize("mode", STREAMED)
 def test_a_client_that_stops_reading_when_the_upstream_is_done_has_not_been_served(
-    narrow: Narrow, mode: str, cell: Callable[[str, str], None]
+    narrow: Narrow, door: Door, mode: str, cell: Callable[[str, str], None]
 ) -> None:
+    if door is Door.APP and mode == "gathered":
+        pytest.skip("an ASGI server takes a whole answer at once, and tells of nobody who does not read it")
     cell("client stops reading, upstream done", mode)
     gateway, request_id = narrow.gateway, new_id()
     # The buffers of the last socket do not hold it, those of Corral do.

@@ -144,8 +144,11 @@ def _ensure_json(headers: Headers) -> None:
 
 
 def _succeed(answer: Answer, record: Record) -> None:
-    record.status = 200
-    record.outcome = Outcome.CLIENT_GONE if answer.gone else Outcome.OK
+    if answer.gone:
+        _forget(record)
+    else:
+        record.status = 200
+        record.outcome = Outcome.OK
 
 
 def _forget(record: Record) -> None:
