@@ -15,7 +15,7 @@ from corral.cli import app as command_line
 from corral.config import load, settings_table
 from corral.core import errors
 from corral.openai import body, complaints
-from corral.web import protocol
+from corral.web import refusal
 from support.run import async_test
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ INVALID = (
     complaints.INVALID_VALUE,
     complaints.UNSUPPORTED,
     body.INVALID_JSON,
-    protocol.INVALID_HTTP,
+    refusal.INVALID_HTTP,
 )
 
 # Names of the environment that other programs read.

@@ -27,6 +27,9 @@ log = logging.getLogger("corral")
 # After the grace: what was cancelled gets this long to tell its client.
 LAST_WORDS_S = 2.0
 BACKLOG = 2048
+# What the kernel keeps for a client that does not read; Linux keeps twice that. Left alone it grows to
+# 4 MiB, a stream of an hour. This much keeps a line of 100 ms busy with a megabyte a second.
+SEND_BUFFER_BYTES = 128 * 1024
 # New objects that outlive their makers, until the collector looks at these; then every so many such looks at the older.
 COLLECT_AFTER = (10_000, 20, 20)
 # sys/syslimits.h
@@ -162,7 +165,7 @@ def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:
     server = assembly.config.server
     return uvicorn.Config(
         assembly.app,
-        http=fast_lane(assembly.exchange, server, assembly.readiness),
+        http=fast_lane(assembly.exchange, server, assembly.readiness, server.connections or _most_connections()),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -190,11 +193,19 @@ def _raise_descriptor_limit() -> None:
             return
 
 
+def _most_connections() -> int:
+    """As many as leave enough files for the llama-servers."""
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return now // 2
+
+
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket; raises ConfigError that says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Those that are accepted inherit it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
         listener.bind((host, port))
     except OSError as error:

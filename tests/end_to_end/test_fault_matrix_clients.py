@@ -23,6 +23,14 @@ HUGE_BYTES, HUGE_EVENTS = 2_000_000, 40
 ALL = tuple(MODES)
 STREAMED = ("stream", "gathered")
 
+# Cells that fail until Corral does what they say; each has to be taken out when it does.
+AWAITING_LANE = {
+    ("client stops reading, upstream done", "stream", Door.APP),
+    ("client stops reading, upstream done", "stream", Door.LANE),
+    ("client stops reading, upstream done", "gathered", Door.LANE),
+}
+AWAITED = "the outcome says that the client has left, and the status is 200 all the same, where docs/metrics.md has 499"
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -146,7 +154,6 @@ def test_a_client_that_goes(narrow: Narrow, way: str, name: str, mode: str, cell
         # Nobody is blamed for it.
         if not phase.faults:
             assert gateway.metric("corral_replica_transitions_total") == transitions
-    narrow.settle()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -164,7 +171,6 @@ def test_a_client_that_goes_while_it_sends_its_body(
         WAYS[way](client)
         ensure_recorded(gateway, request_id, gone(0))
     assert narrow.fake.requests(CHAT) == []
-    narrow.settle()
 
 
 # -- reading ---------------------------------------------------------------------
@@ -188,7 +194,6 @@ def test_a_client_that_reads_slowly_gets_everything(narrow: Narrow, cell: Callab
     assert text_of(reply).count("x" * HUGE_BYTES) == HUGE_EVENTS
     assert text_of(reply).replace("x" * HUGE_BYTES, "") == said_to(CHAT, body)
     assert record_of(gateway, request_id)["outcome"] == "ok"
-    narrow.settle()
 
 
 def test_a_client_that_stops_reading_is_cut_off(narrow: Narrow, cell: Callable[[str, str], None]) -> None:
@@ -199,7 +204,6 @@ def test_a_client_that_stops_reading_is_cut_off(narrow: Narrow, cell: Callable[[
         record = ensure_recorded(gateway, request_id, gone(1))
     assert record["bytes_out"] < HUGE_EVENTS * HUGE_BYTES / 2
     assert [request["ended"] for request in narrow.fake.until_ended(CHAT)] == ["client_gone"]
-    narrow.settle()
 
 
 @pytest.mark.parametrize("mode", STREAMED)
@@ -213,11 +217,10 @@ def test_a_client_that_stops_reading_when_the_upstream_is_done_has_not_been_serv
     # The buffers of the last socket do not hold it, those of Corral do.
     narrow.fake.fault("huge", after=5, size=12_000_000)
     with begin(gateway, CHAT, chat(**MODES[mode]), **{"x-request-id": request_id}):
-        narrow.fake.until(lambda state: bool(state["requests"]) and bool(narrow.fake.requests(CHAT)))
+        narrow.fake.until(lambda _: bool(narrow.fake.requests(CHAT)))
         narrow.fake.until_ended(CHAT)
         ensure_recorded(gateway, request_id, gone(1))
     assert len(narrow.fake.requests(CHAT)) == 1
-    narrow.settle()
 
 
 # -- sending ahead ---------------------------------------------------------------
@@ -238,7 +241,6 @@ def test_a_client_that_pipelines_gets_its_answers_in_order(
     assert [reply.headers["x-request-id"] for reply in replies] == ids
     assert [text_of(reply) for reply in replies] == [said_to(CHAT, first), said_to(CHAT, second)]
     assert [record_of(gateway, each)["outcome"] for each in ids] == ["ok", "ok"]
-    narrow.settle()
 
 
 @pytest.mark.parametrize("mode", STREAMED)
@@ -260,5 +262,5 @@ def test_a_client_that_pipelines_and_leaves_has_left(
     # Nobody waits for the second, which was never begun.
     assert len(narrow.fake.until_ended(CHAT)) == 1
     ensure_closed([narrow.fake], CHAT, left_at)
-    narrow.settle()
+    gateway.until_idle()
     assert ids[1] not in [record["request_id"] for record in gateway.records()]

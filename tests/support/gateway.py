@@ -102,7 +102,7 @@ class Gateway:
         deadline = time.monotonic() + PATIENCE_S
         while not claim():
             assert time.monotonic() < deadline, f"never {what}:\n{self.output}"
-            time.sleep(0.02)
+            time.sleep(0.01)
 
     def until_listening(self) -> None:
         self.until(lambda: self._live() or self.process.poll() is not None, "listening")

@@ -28,10 +28,16 @@ class Leftovers:
 
         Those that the gateway keeps for further requests have to be closed before.
         """
-        gateway = self._gateway
-        gateway.until(lambda: self._files_now() <= self._files, f"down to {self._files} files")
-        gateway.until(lambda: max(self._to_replicas().values(), default=0) <= 1, "without connections to replicas")
-        gateway.until(lambda: self._tasks_now() <= self._tasks, f"down to {self._tasks} tasks")
+        self._gateway.until(self._no_files, f"down to {self._files} files, and one connection to each replica")
+        self._gateway.until(lambda: self._tasks_now() <= self._tasks, f"down to {self._tasks} tasks")
+
+    def _no_files(self) -> bool:
+        files = open_files(self._gateway.process.pid)
+        if len(files) <= self._files:
+            # The system takes its time to list all sockets.
+            return True
+        to_replicas = self._to_replicas(files)
+        return len(files) - sum(to_replicas.values()) <= self._files and max(to_replicas.values(), default=0) <= 1
 
     def _tasks_now(self) -> float:
         return self._gateway.metric("corral_event_loop_tasks")
@@ -41,11 +47,10 @@ class Leftovers:
         files = open_files(self._gateway.process.pid)
         return len(files) - sum(self._to_replicas(files).values())
 
-    def _to_replicas(self, files: list[str] | None = None) -> Counter[int]:
-        """How many connections it has to each of their ports."""
+    def _to_replicas(self, files: list[str]) -> Counter[int]:
+        """How many of these files are connections to each of their ports."""
         ports = remote_ports()
-        opened = open_files(self._gateway.process.pid) if files is None else files
-        ends = (ports.get(file.removeprefix("socket:[").removesuffix("]")) for file in opened)
+        ends = (ports.get(file.removeprefix("socket:[").removesuffix("]")) for file in files)
         return Counter(port for port in ends if port in self._ports)
 
 

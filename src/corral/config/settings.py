@@ -70,6 +70,10 @@ class ServerSettings(Section, frozen=True):
     body_bytes: Size = Field(default=32 * 2**20, description="The largest request body.")
     body_timeout_s: PositiveDuration = Field(default=60.0, description="How long a client may take to send a body.")
     keep_alive_s: PositiveDuration = Field(default=75.0, description="How long an idle client connection stays open.")
+    connections: Count = Field(
+        default=0,
+        description="Client connections at a time, more get 503; 0: half as many as Corral may open files.",
+    )
     comment_interval_s: PositiveDuration = Field(
         default=15.0,
         description="A stream that has sent nothing for so long gets an SSE comment, which keeps proxies patient.",

@@ -23,6 +23,7 @@
     │   ├── QueueFull
     │   ├── QueueTimeout
     │   ├── NotReady                 no replica can serve the model now
+    │   ├── TooManyConnections       of clients, to all of Corral
     │   └── ShuttingDown
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
@@ -187,6 +188,10 @@ class QueueTimeout(Unavailable):
 
 class NotReady(Unavailable):
     code = "model_not_ready"
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"
 
 
 class ShuttingDown(Unavailable):

@@ -1,6 +1,7 @@
 """The fast lane: inference requests go from the connection straight to the exchange, without ASGI."""
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn._types import ASGI3Application
@@ -8,19 +9,28 @@ from uvicorn.server import ServerState
 
 from corral.config import ServerSettings
 from corral.core.call import Endpoint
-from corral.core.errors import RequestError
+from corral.core.errors import CorralError, TooManyConnections
 from corral.pipeline.answer import ClientGone
 from corral.pipeline.exchange import Exchange
 from corral.web.probes import Readiness
 from corral.web.protocol import Protocol
 from corral.web.wire_answer import WireAnswer, WireInbound
 
+log = logging.getLogger("corral")
+
 # Exactly these bytes; a path written in any other way is the app's to read.
 HOT_PATHS = {endpoint.path.encode(): endpoint for endpoint in Endpoint}
 
 
-def fast_lane(exchange: Exchange, server: ServerSettings, readiness: Readiness) -> type[asyncio.Protocol]:
-    """The protocol class for uvicorn."""
+# A connection that is one too many stays open until its client has read why, for some seconds; above
+# this multiple of the limit there is no time for that.
+CROWD = 1.25
+
+
+def fast_lane(
+    exchange: Exchange, server: ServerSettings, readiness: Readiness, connections: int
+) -> type[asyncio.Protocol]:
+    """The protocol class for uvicorn; so many connections are served at a time."""
 
     class Lane(FastLane):
         pass
@@ -28,6 +38,7 @@ def fast_lane(exchange: Exchange, server: ServerSettings, readiness: Readiness) 
     Lane.exchange = exchange
     Lane.settings = server
     Lane.readiness = readiness
+    Lane.most_connections = connections
     Lane.default_headers = DefaultHeaders()
     return Lane
 
@@ -42,6 +53,13 @@ class FastLane(Protocol):
     exchange: Exchange
     readiness: Readiness
     default_headers: "DefaultHeaders"
+    most_connections: int
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401  (asyncio's base class is wider than what comes)
+        super().connection_made(transport)
+        excess = len(self.connections) - self.most_connections
+        if excess > 0:
+            self._turn_away(excess)
 
     def open_cycle(self) -> None:
         endpoint = HOT_PATHS.get(self.url)
@@ -85,11 +103,20 @@ class FastLane(Protocol):
         else:
             super().depart(cycle)
 
-    def spoil(self, cycle: Any, error: RequestError) -> None:  # noqa: ANN401  (one of two kinds)
+    def spoil(self, cycle: Any, error: CorralError) -> None:  # noqa: ANN401  (one of two kinds)
         if isinstance(cycle, Cycle):
             cycle.inbound.fail(error)
         else:
             super().spoil(cycle, error)
+
+    def _turn_away(self, excess: int) -> None:
+        """Keep the files for those who are served: each of their requests may take one more, to a llama-server."""
+        if excess == 1:
+            log.warning("too many connections", extra={"fields": {"served": self.most_connections}})
+        if len(self.connections) > self.most_connections * CROWD + 1:
+            self.transport.abort()
+        else:
+            self.refuse(TooManyConnections("too many connections are open; come back in a moment", retry_after_s=1.0))
 
     def _needs_cors(self) -> bool:
         return bool(self.settings.cors_origins) and any(name == b"origin" for name, _ in self.headers)
@@ -116,7 +143,8 @@ class Cycle:
     def __init__(self, protocol: FastLane, endpoint: Endpoint) -> None:
         parser = protocol.parser
         modern = parser.get_http_version() != "1.0"
-        self.keep_alive = modern and parser.should_keep_alive() and not protocol.readiness.stopping
+        # Until the request has been read to its end: that may end the connection too.
+        self.keep_alive = modern and not protocol.readiness.stopping
         self.response_complete = False
         # uvicorn sets these when the connection is lost; ``leave`` has done more by then.
         self.disconnected = False

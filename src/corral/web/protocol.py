@@ -8,7 +8,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from corral.config import ServerSettings
-from corral.core.errors import HeadTimeout, RequestError
+from corral.core.errors import CorralError, HeadTimeout
 from corral.upstream.alarm import Alarm
 from corral.web import head
 from corral.web.cycle_wire import CycleWire
@@ -17,8 +17,7 @@ from corral.web.refusal import head_too_large, not_http, refusal
 
 log = logging.getLogger("corral")
 
-# nginx takes 32 KiB, llama-server 8 KiB a line; ten times a sound request's head. It holds as well
-# for what frames a body: extensions of chunks, and trailers.
+# nginx takes 32 KiB, llama-server 8 KiB a line. It holds as well for what frames a body: extensions, trailers.
 HEAD_LIMIT_BYTES = 64 * 1024
 # What a client may send ahead of the answers it waits for. Beyond it the
 # connection ends after the answer that is under way: to stop reading instead
@@ -118,7 +117,7 @@ class Protocol(HttpToolsProtocol):
         if self._deaf or self.parser.should_upgrade():
             return
         if fault := self._fault_of_head():
-            self._refuse(fault)
+            self.refuse(fault)
             return
         self._bare_bytes = 0
         self.open_cycle()
@@ -160,8 +159,12 @@ class Protocol(HttpToolsProtocol):
             return
         self._in_head = True
         self._bare_bytes = 0
-        if not self._deaf:
-            self.complete()
+        if self._deaf:
+            return
+        if not self.parser.should_keep_alive():
+            # Trailers can say so as well, and the parser reads nothing after them.
+            self.cycle.keep_alive = False
+        self.complete()
 
     def complete(self) -> None:
         """The request that is being read has been read."""
@@ -188,7 +191,7 @@ class Protocol(HttpToolsProtocol):
             self._close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  (uvicorn's words, where OpenAI's shape is due)
-        self._refuse(not_http())
+        self.refuse(not_http())
 
     def depart(self, cycle: Any) -> None:  # noqa: ANN401  (the fast lane has its own)
         """Tell a cycle that its client has left."""
@@ -196,7 +199,7 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
         cycle.message_event.set()
 
-    def spoil(self, cycle: Any, error: RequestError) -> None:  # noqa: ANN401  (the fast lane has its own)
+    def spoil(self, cycle: Any, error: CorralError) -> None:  # noqa: ANN401  (the fast lane has its own)
         """Tell a cycle that the rest of its request will not come, and its client why."""
         started = cycle.response_started
         self.depart(cycle)
@@ -226,7 +229,7 @@ class Protocol(HttpToolsProtocol):
         self._bare_bytes += len(data)
         self._parse(data)
         if self._bare_bytes > HEAD_LIMIT_BYTES and not self._deaf:
-            self._refuse(head_too_large(HEAD_LIMIT_BYTES))
+            self.refuse(head_too_large(HEAD_LIMIT_BYTES))
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -239,19 +242,19 @@ class Protocol(HttpToolsProtocol):
                     # Nothing here is upgraded to. What follows is no other protocol, but the body.
                     data = head.without_upgrade(self.parser, self.url, self.headers) + data[upgrade.args[0] :]
                     continue
-                self._refuse(not_http())
+                self.refuse(not_http())
             except httptools.HttpParserCallbackError:
                 log.exception("a callback of the HTTP parser failed")
                 self.transport.abort()
             except httptools.HttpParserError:
-                self._refuse(not_http())
+                self.refuse(not_http())
             return
 
-    def _fault_of_head(self) -> RequestError | None:
+    def _fault_of_head(self) -> CorralError | None:
         # Where another request came before it in the same piece, its bytes have not been counted.
-        if self._bare_bytes > HEAD_LIMIT_BYTES or self.answering:
-            if head.size(self.url, self.headers) > HEAD_LIMIT_BYTES:
-                return head_too_large(HEAD_LIMIT_BYTES)
+        uncounted = self.answering or self._bare_bytes > HEAD_LIMIT_BYTES
+        if uncounted and head.size(self.url, self.headers) > HEAD_LIMIT_BYTES:
+            return head_too_large(HEAD_LIMIT_BYTES)
         return None if head.sound(self.headers, self.parser.get_http_version()) else not_http()
 
     def _keep(self, data: bytes) -> None:
@@ -290,7 +293,7 @@ class Protocol(HttpToolsProtocol):
                 self._ahead.clear()
                 self._feed(data)
 
-    def _refuse(self, error: RequestError) -> None:
+    def refuse(self, error: CorralError) -> None:
         """Answer and close; where another answer is under way, only close after that."""
         if self._deaf:
             return
@@ -328,7 +331,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._bare_bytes:
             limit_s = self.settings.head_timeout_s
-            self._refuse(HeadTimeout(f"the request's head did not arrive within {limit_s:g} s"))
+            self.refuse(HeadTimeout(f"the request's head did not arrive within {limit_s:g} s"))
         else:
             self._close()
 

@@ -7,6 +7,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from corral.core.errors import CorralError, HeadTooLarge, InvalidRequest
 from corral.openai.errors import error_body, error_headers
 
+INVALID_HTTP = "invalid_http"
+
 
 def refusal(error: CorralError) -> bytes:
     """The last answer on a connection, in OpenAI's shape."""
@@ -22,7 +24,7 @@ def refusal(error: CorralError) -> bytes:
 
 
 def not_http() -> InvalidRequest:
-    return InvalidRequest("this is not HTTP/1.1 as RFC 9112 defines it", code="invalid_http")
+    return InvalidRequest("this is not HTTP/1.1 as RFC 9112 defines it", code=INVALID_HTTP)
 
 
 def head_too_large(limit_bytes: int) -> HeadTooLarge:
