@@ -11,12 +11,10 @@ VERSIONS = ("1.1", "1.0")
 
 def sound(headers: Headers, version: str) -> bool:
     """It can be read in one way only: its version (2.3), its hosts (3.2), and how its body is coded (6.1)."""
-    hosts = 0
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            return False
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if b"transfer-encoding" in names and not _chunked(headers):
+        return False
     return version in VERSIONS and (hosts == 1 or (hosts == 0 and version == "1.0"))
 
 
@@ -38,3 +36,7 @@ def without_upgrade(parser: Any, url: bytes, headers: Headers) -> bytes:  # noqa
     line = b"%b %b HTTP/%b" % (parser.get_method(), url, parser.get_http_version().encode())
     kept = [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
     return b"\r\n".join((line, *kept, b"", b""))
+
+
+def _chunked(headers: Headers) -> bool:
+    return all(value.lower() == b"chunked" for name, value in headers if name == b"transfer-encoding")
