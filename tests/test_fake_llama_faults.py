@@ -111,6 +111,34 @@ def test_headers_then_silence(fake: FakeLlama) -> None:
     fake.until(lambda state: state["running"] == 0)
 
 
+@pytest.mark.parametrize(("body", "content_type"), [(STREAM, "text/event-stream"), (WHOLE, "application/json")])
+@pytest.mark.parametrize("fault", ["head_then_silence", "head_cut"])
+def test_a_head_is_that_of_the_reply_that_was_asked_for(
+    fake: FakeLlama, fault: str, body: dict[str, object], content_type: str
+) -> None:
+    fake.fault(fault)
+    with RawClient(fake.port) as client:
+        client.send("POST", CHAT, body)
+        reply = client.receive(until=b"Cont")
+    assert (b"X-Accel-Buffering" in reply.raw) is (body is STREAM)
+    assert fault == "head_cut" or reply.headers["content-type"].startswith(content_type)
+
+
+@pytest.mark.parametrize("fault", ["silence", "close"])
+def test_it_tells_when_a_connection_was_closed_by_whichever_side(fake: FakeLlama, fault: str) -> None:
+    assert fake.requests() == []
+    with RawClient(fake.port) as client:
+        client.send("POST", CHAT, WHOLE)
+        fake.until(lambda state: bool(state["requests"]))
+        assert fake.requests()[0]["closed_at"] is None
+        fake.fault(fault)
+        client.send("POST", CHAT, WHOLE)
+        fake.until(lambda state: bool(state["requests"] == 2))
+        assert (fake.requests()[1]["closed_at"] is None) is (fault == "silence")
+    fake.until(lambda _: fake.requests()[1]["closed_at"] is not None)
+    assert fake.requests()[1]["closed_at"] <= fake.state()["now"]
+
+
 def test_loading_strikes_while_the_rest_is_well(fake: FakeLlama) -> None:
     fake.fault("loading")
     assert ask(fake.port, CHAT, WHOLE).json == {

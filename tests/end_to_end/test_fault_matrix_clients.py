@@ -23,14 +23,6 @@ HUGE_BYTES, HUGE_EVENTS = 2_000_000, 40
 ALL = tuple(MODES)
 STREAMED = ("stream", "gathered")
 
-# Cells that fail until Corral does what they say; each has to be taken out when it does.
-AWAITING_LANE = {
-    ("client stops reading, upstream done", "stream", Door.APP),
-    ("client stops reading, upstream done", "stream", Door.LANE),
-    ("client stops reading, upstream done", "gathered", Door.LANE),
-}
-AWAITED = "the outcome says that the client has left, and the status is 200 all the same, where docs/metrics.md has 499"
-
 
 @dataclass(frozen=True)
 class Phase:
