@@ -69,6 +69,12 @@ class Message:
         else:
             self._count_bare(len(data))
 
+    def is_chunk(self, data: bytes) -> bool:
+        """What was fed last was one whole chunk and nothing else, so that the next begins with what comes next."""
+        # Had the parser been within a chunk, it would have taken the line of the size for body too.
+        pieces = self.pieces
+        return len(pieces) == 1 and data == b"%x\r\n%b\r\n" % (len(pieces[0]), pieces[0])
+
     def end(self) -> bool:
         """Take the end of the connection; tells whether the reply is whole.
 
