@@ -7,12 +7,15 @@ import pytest
 from support.fake import FakeLlama
 from support.front import Narrow
 from support.gateway import Gateway
+from support.matrix import CLOSED_WITHIN_S, closed_at, now
 from support.raw_client import RawClient
 from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, new_id, post, record_of
 
 STREAMED = ["gathered", "stream"]
 # Goes on until somebody ends it.
 LONG = 'script:{"count": 100000}'
+# More than is read of a body before somebody asks for it, and less than is read in one go.
+LARGE_BYTES = 100_000
 
 
 def begin_chat(gateway: Gateway, mode: str, request_id: str, content: str = "hello") -> RawClient:
@@ -90,3 +93,17 @@ def test_nobody_is_blamed_for_a_client_that_leaves(narrow: Narrow) -> None:
     assert gateway.metric("corral_replica_transitions_total") == transitions
     narrow.fake.set(token_s=0)
     assert post(gateway, CHAT, chat(max_tokens=30)).status == 200
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_client_that_leaves_after_a_large_body_is_noticed_at_once(narrow: Narrow, mode: str) -> None:
+    gateway, fake, request_id = narrow.gateway, narrow.fake, new_id()
+    fake.set(prefill_s=2)
+    # All of it is there before anybody asks for it.
+    with gateway.held():
+        client = begin_chat(gateway, mode, request_id, "x" * LARGE_BYTES)
+    fake.until(lambda state: state["processing"] == 1)
+    left_at = now()
+    client.close()
+    assert_gone(gateway, request_id)
+    assert closed_at(fake, CHAT, 0) < left_at + CLOSED_WITHIN_S

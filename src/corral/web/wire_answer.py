@@ -66,6 +66,8 @@ class WireInbound:
     def end(self) -> None:
         """The body is complete."""
         self.complete = True
+        # Where it came before it was asked for; who reads nothing sees no client leave.
+        self._flow.resume_reading()
         self._wake()
 
     def fail(self, fault: Exception) -> None:
