@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from support.door import lane_only
 from support.fake import FakeLlama
 from support.front import Narrow
 from support.gateway import Gateway
@@ -107,3 +108,17 @@ def test_a_client_that_leaves_after_a_large_body_is_noticed_at_once(narrow: Narr
     client.close()
     assert_gone(gateway, request_id)
     assert closed_at(fake, CHAT, 0) < left_at + CLOSED_WITHIN_S
+
+
+@lane_only
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_to_a_connection_that_has_just_been_reset_is_no_success(narrow: Narrow, mode: str) -> None:
+    """The reply comes, then the reset, and the gateway sees both in one moment."""
+    gateway, request_id = narrow.gateway, new_id()
+    narrow.fake.set(prefill_s=0.2)
+    with begin_chat(gateway, mode, request_id) as client:
+        narrow.fake.until(lambda state: state["processing"] == 1)
+        with gateway.held():
+            assert [request["ended"] for request in narrow.fake.until_ended(CHAT)] == ["complete"]
+            client.reset()
+    assert_gone(gateway, request_id)

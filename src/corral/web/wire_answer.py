@@ -188,6 +188,9 @@ class WireAnswer:
         if self.paused and not self.gone:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._transport.is_closing():
+            # It has failed: what was written to it is lost, and the loop will say so in its next turn.
+            self.gone = True
 
     # For the connection.
 
