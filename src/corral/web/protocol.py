@@ -183,6 +183,11 @@ class Protocol(HttpToolsProtocol):
         if not self._held:
             self._after_answer()
 
+    def cut(self, wire: CycleWire) -> None:
+        """The cycle with this wire has failed: close, if its answer is the one that is under way."""
+        if getattr(self._running, "transport", None) is wire and not self._running.response_complete:
+            self.transport.close()
+
     def shutdown(self) -> None:
         """Close when the answer that is under way is complete; at once where there is none."""
         if self.answering:
