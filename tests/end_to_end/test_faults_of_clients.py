@@ -7,10 +7,11 @@ import pytest
 from support.door import lane_only
 from support.fake import FakeLlama
 from support.front import Narrow
-from support.gateway import Gateway
+from support.gateway import KEY, Gateway
 from support.matrix import CLOSED_WITHIN_S, closed_at, now
 from support.raw_client import RawClient
-from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, new_id, post, record_of
+from support.spelled import NarrowClient
+from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, credentials, new_id, post, record_of
 
 STREAMED = ["gathered", "stream"]
 # Goes on until somebody ends it.
@@ -122,3 +123,12 @@ def test_an_answer_to_a_connection_that_has_just_been_reset_is_no_success(narrow
             assert [request["ended"] for request in narrow.fake.until_ended(CHAT)] == ["complete"]
             client.reset()
     assert_gone(gateway, request_id)
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+def test_who_does_not_take_an_answer_that_is_complete_has_not_been_served(narrow: Narrow, mode: str) -> None:
+    request_id = new_id()
+    narrow.fake.fault("huge", after=5, size=5_000_000)
+    with NarrowClient(narrow.gateway.port) as client:
+        client.send("POST", CHAT, chat(**MODES[mode]), **credentials(KEY, **{"x-request-id": request_id}))
+        assert_gone(narrow.gateway, request_id)
