@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from typing import TypeVar
 
 from corral.config import RetrySettings
@@ -33,6 +33,7 @@ PARTS_AT_ONCE = 2
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
 T = TypeVar("T")
+Attempt = Callable[[Lease, Call, Record], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +67,15 @@ class Forwarder:
                 pass
         if call.stream:
             _ensure_streamable(call, pool)
-            await self._try(call, pool, record, lambda lease: self.attempts.relay(lease, call, answer, record))
+            await self._try(call, pool, record, partial(self.attempts.relay, answer))
             return
         size = part_inputs(call.inputs, call.n, pool.slots) if call.inputs > 1 else 1
         if size == call.inputs:
-            whole = await self._whole(call, pool, record)
+            whole = await self._try(call, pool, record, self.attempts.whole)
         else:
             whole = await self._in_parts(call, size, pool, record)
         record.usage = whole.usage
         answer.send(200, JSON_HEADERS, whole.body)
-
-    async def _whole(self, call: Call, pool: Pool, record: Record) -> Whole:
-        return await self._try(call, pool, record, lambda lease: self.attempts.whole(lease, call, record))
 
     async def _in_parts(self, call: Call, size: int, pool: Pool, record: Record) -> Whole:
         """Let the parts of a large call take their turns in the queue, and put their replies together."""
@@ -90,7 +88,7 @@ class Forwarder:
             for part in todo:
                 # Each has marks of its own: those of parts that run at once would overwrite one another.
                 records.append(own := replace(record))
-                replies[part.start] = await self._whole(_part(call, part), pool, own)
+                replies[part.start] = await self._try(_part(call, part), pool, own, self.attempts.whole)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -103,39 +101,35 @@ class Forwarder:
         starts = [part.start for part in ranges]
         return merge([replies[start] for start in starts], starts, call)
 
-    async def _try(self, call: Call, pool: Pool, record: Record, attempt: Callable[[Lease], Awaitable[T]]) -> T:
+    async def _try(self, call: Call, pool: Pool, record: Record, attempt: Attempt[T]) -> T:
         """Attempts until one succeeds, the error is final, tokens have reached the client, or it takes too long."""
-        clock = self.attempts.clock
-        since = 0.0
-        avoid = None
-        tried: set[Replica] = set()
-        for made in count(1):
-            with await pool.lease(call.tasks, avoid=avoid) as lease:
-                self._note(record, lease)
-                # The time in the queue is not the replicas' fault.
-                since = since if made > 1 else clock()
+        tried: list[Replica] = []
+        while True:
+            with await pool.lease(call.tasks, avoid=tried[-1] if tried else None) as lease:
+                since = self._note(record, lease)
                 try:
-                    return await attempt(lease)
+                    return await attempt(lease, call, record)
                 except UpstreamError as error:
+                    tried.append(lease.replica)
                     _blame(lease, error)
-                    relayed = call.stream and record.token_events
-                    tried.add(lease.replica)
                     elsewhere = any(replica.ready for replica in pool.replicas if replica not in tried)
-                    pause_s = next_delay(error, made, clock() - since, self.retries, self.jitter(), elsewhere=elsewhere)
-                    if relayed or pause_s is None:
+                    spent_s = self.attempts.clock() - since
+                    pause_s = next_delay(error, len(tried), spent_s, self.retries, self.jitter(), elsewhere=elsewhere)
+                    if pause_s is None or (call.stream and record.token_events):
                         raise
-                    failure, avoid = error, lease.replica
+                    failure = error
             self.on_retry(pool.name, failure.code or "")
             await asyncio.sleep(pause_s)
-        raise AssertionError("count() has no end")
 
-    def _note(self, record: Record, lease: Lease) -> None:
+    def _note(self, record: Record, lease: Lease) -> float:
+        """Write down that an attempt begins; when the first of them did: the queue before it is not the replicas'."""
         record.attempts += 1
         record.replica = lease.replica.name
         record.token_events = 0
         record.first_byte_at = None
         if record.leased_at is None:
             record.leased_at = self.attempts.clock()
+        return record.leased_at
 
 
 def _ensure_streamable(call: Call, pool: Pool) -> None:

@@ -72,7 +72,7 @@ class StreamReader:
         ``read`` does. For any other piece it is nothing, and nothing has happened.
         """
         shape = self._shape
-        if shape is None or self.done or not self._splitter.empty:
+        if shape is None or self.done or self.failure is not None or not self._splitter.empty:
             return b""
         event = shape.shown_of(chunk)
         if event:

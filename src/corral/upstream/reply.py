@@ -88,6 +88,10 @@ class Reply:
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises BadReply when it is longer than ``max_bytes``, else as ``splice`` does."""
+        message = self._message
+        if message.complete and self._failure is None and message.body_bytes <= max_bytes:
+            # It came together with the head, as most do.
+            return message.take()
         body = bytearray()
 
         def collect(piece: bytes) -> None:
@@ -113,7 +117,8 @@ class Reply:
                 feed(self._message.take())
             if not self._settled:
                 self._steer()
-                await self._wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         except BaseException:
             self._connection.abort()
             raise
@@ -165,7 +170,8 @@ class Reply:
         """Wait for status and headers; closes the connection when they do not come."""
         try:
             if self._failure is None:
-                await self._wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         except BaseException:
             self._connection.abort()
             raise
@@ -249,13 +255,6 @@ class Reply:
             self._flowing = flowing
             self._connection.flow(on=flowing)
             self._connection.alarm.set(self._limit_s)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
