@@ -14,6 +14,7 @@ from corral.config import RequestSettings, RetrySettings, RouteTimeouts, Timeout
 from corral.core.call import Call, Endpoint
 from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, UpstreamRefused, UpstreamTimeout
 from corral.core.lifecycle import State
+from corral.core.principal import ANONYMOUS
 from corral.core.record import Record
 from corral.core.usage import Usage
 from corral.pipeline.asgi import AsgiAnswer
@@ -27,7 +28,7 @@ from support.asgi_client import AsgiClient
 from support.exchanges import LONG_S, opened
 from support.fake import FakeLlama
 from support.loops import on_both_loops
-from support.pools import pool_of, settle
+from support.pools import demand_of, pool_of, settle
 from support.told_llama import until
 
 
@@ -59,7 +60,7 @@ class Bench:
         record = Record("req_1", call.endpoint, opened_at=0.0, opened_unix_s=0.0)
         async with AsgiAnswer(self.client.receive, self.client.send, stall_s=LONG_S) as answer:
             try:
-                await self.forwarder.forward(call, self.pool, answer, record)
+                await self.forwarder.forward(call, ANONYMOUS, self.pool, answer, record)
             except CorralError as error:
                 return record, error
         return record, None
@@ -145,7 +146,7 @@ async def test_what_fails_in_passing_is_tried_again(fake: FakeLlama) -> None:
 async def test_the_time_in_the_queue_does_not_use_up_the_time_for_retries(fake: FakeLlama) -> None:
     fake.fault("status", status=503, times=1)
     async with bench(fake) as made:
-        with await made.pool.lease(2):
+        with await made.pool.lease(demand_of(2)):
             forwarding = asyncio.create_task(made.forward(chat()))
             await settle()
             made.now[0] = 10 * RetrySettings().deadline_s

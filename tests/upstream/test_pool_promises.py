@@ -9,15 +9,41 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from corral.core.errors import CorralError, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
+from corral.core.balance import Balance
+from corral.core.call import Endpoint
+from corral.core.demand import Demand
+from corral.core.errors import (
+    ContextLengthExceeded,
+    CorralError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
 from corral.core.lifecycle import State
+from corral.core.principal import Principal, Priority
+from corral.core.record import NO_USAGE
+from corral.core.usage import Usage
 from corral.upstream.pool import Pool
+from corral.upstream.probe import Facts
 from corral.upstream.replica import Lease, Replica
-from support.pools import pool_of, replica_of
+from support.pools import demand_of, pool_of, replica_of
 from support.virtual_time import VirtualLoop
 
 PATIENCE_S = 60.0
 UNREADY_PATIENCE_S = 30.0
+CLIENTS = [
+    Principal("a"),
+    Principal("b", weight=3.0),
+    Principal("c", priority=Priority.BATCH),
+    Principal("d", priority=Priority.INTERACTIVE),
+]
+# Short; long enough to have a prefix; too long for most replicas; for all of them.
+LONG = "word " * 90
+LONGER = "word " * 800
+TOO_LONG = "word " * 4100
+TEXTS = ["hi", LONG, LONG + "and more", LONGER, TOO_LONG]
 
 
 @dataclass(eq=False)
@@ -25,7 +51,7 @@ class Arrival:
     """A call, as the one who makes it knows it."""
 
     task: "asyncio.Task[Lease]"
-    tasks: int
+    demand: Demand
     arrived_at: float
 
 
@@ -39,26 +65,49 @@ class Queueing(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.closed = False
 
-    @initialize(slots=st.lists(st.integers(1, 4), min_size=1, max_size=3), length=st.integers(0, 5))
-    def begin(self, slots: list[int], length: int) -> None:
-        self.length = length
-        self.replicas = [replica_of(count, f"r{number}") for number, count in enumerate(slots)]
+    @initialize(
+        slots=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        length=st.integers(0, 6),
+        per_client=st.integers(0, 6),
+        balance=st.sampled_from(Balance),
+    )
+    def begin(self, slots: list[int], length: int, per_client: int, balance: Balance) -> None:
+        self.length, self.per_client = length, per_client
+        self.replicas = [replica_of(count, f"r{number}", context=100) for number, count in enumerate(slots)]
+        # The first can take what is too long for the others.
+        self.replicas[0].facts = Facts(slots=slots[0], context=1000, shows_slots=False)
         self.pool: Pool = pool_of(
-            *self.replicas, length=length, patience_s=PATIENCE_S, unready_patience_s=UNREADY_PATIENCE_S
+            *self.replicas,
+            balance=balance,
+            length=length,
+            per_client=per_client,
+            lift_s=10.0,
+            patience_s=PATIENCE_S,
+            batch_patience_s=PATIENCE_S,
+            unready_patience_s=UNREADY_PATIENCE_S,
         )
 
-    @rule(tasks=st.integers(1, 5), avoid=st.integers(0, 3))
-    def a_call_comes(self, tasks: int, avoid: int) -> None:
+    @rule(
+        tasks=st.integers(1, 5),
+        avoid=st.sets(st.integers(0, 3)),
+        client=st.sampled_from(CLIENTS),
+        text=st.sampled_from(TEXTS),
+    )
+    def a_call_comes(self, tasks: int, avoid: set[int], client: Principal, text: str) -> None:
         ahead = len(self.waiting)
-        avoided = self.replicas[avoid] if avoid < len(self.replicas) else None
-        task = self.loop.create_task(self.pool.lease(tasks, avoid=avoided))
-        self.waiting.append(Arrival(task, tasks, self.loop.time()))
+        own = sum(arrival.demand.principal == client for arrival in self.waiting)
+        avoided = [replica for number, replica in enumerate(self.replicas) if number in avoid]
+        demand = demand_of(tasks, client, text=text)
+        task = self.loop.create_task(self.pool.lease(demand, avoid=avoided))
+        self.waiting.append(Arrival(task, demand, self.loop.time()))
         self.do()
         refusal = self.refusal(task)
         if isinstance(refusal, QueueFull):
-            assert ahead >= self.length
+            assert ahead >= self.length or own >= self.per_client
         if isinstance(refusal, InvalidRequest):
             assert tasks > max(replica.slots for replica in self.replicas)
+        if isinstance(refusal, ContextLengthExceeded):
+            assert text == TOO_LONG
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -68,7 +117,9 @@ class Queueing(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def a_call_ends(self, data: st.DataObject) -> None:
-        self.do(self.end_of(data.draw(st.sampled_from(self.leases))))
+        usage = data.draw(st.builds(Usage, st.integers(0, 300), st.integers(0, 300), st.integers(0, 300)))
+        failed = data.draw(st.sampled_from([None, True, False]))
+        self.do(self.end_of(data.draw(st.sampled_from(self.leases)), usage, failed=failed))
 
     @precondition(lambda self: self.leases and self.waiting)
     @rule(data=st.data(), leaves_first=st.booleans())
@@ -106,14 +157,21 @@ class Queueing(RuleBasedStateMachine):
             assert replica.busy <= replica.slots
 
     @invariant()
-    def no_slot_is_free_that_the_first_waiter_could_take(self) -> None:
-        if self.waiting:
-            assert all(replica.free < self.waiting[0].tasks for replica in self.served())
+    def no_replica_is_idle_while_someone_waits_who_may_run_there(self) -> None:
+        """Slots may be kept for who is ahead and takes several; but where nothing runs, nothing is kept back."""
+        now = self.loop.time()
+        for replica in self.served():
+            if replica.ready and not replica.busy and replica.breaker.lets(now):
+                for arrival in self.waiting:
+                    assert replica not in self.pool.routing.able(arrival.demand, now) or self.holding(arrival)
 
     @invariant()
     def the_queue_is_bounded(self) -> None:
         if self.served():
             assert self.pool.waiting == len(self.waiting) <= self.length
+            for client in CLIENTS:
+                own = sum(arrival.demand.principal == client for arrival in self.waiting)
+                assert own <= self.per_client
 
     @invariant()
     def nobody_waits_longer_than_patience(self) -> None:
@@ -143,10 +201,11 @@ class Queueing(RuleBasedStateMachine):
     def served(self) -> list[Replica]:
         return getattr(self, "replicas", [])
 
-    def end_of(self, lease: Lease) -> Callable[[], None]:
+    def end_of(self, lease: Lease, usage: Usage = NO_USAGE, *, failed: bool | None = None) -> Callable[[], None]:
         def end() -> None:
             with lease:
                 self.leases.remove(lease)
+                lease.usage, lease.prefill_s, lease.failed = usage, 0.1 if usage.prompt_tokens else None, failed
 
         return end
 
@@ -165,19 +224,29 @@ class Queueing(RuleBasedStateMachine):
         done = [arrival for arrival in self.waiting if arrival.task.done()]
         granted = [arrival for arrival in done if self.refusal(arrival.task) is None and not arrival.task.cancelled()]
         stay = [arrival for arrival in self.waiting if not arrival.task.done()]
-        if granted and stay:
-            # Nobody was overtaken.
-            assert granted[-1].arrived_at <= stay[0].arrived_at
-            assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
+        for client in CLIENTS:
+            self.nobody_is_overtaken_by_the_same_client(
+                [arrival for arrival in granted if arrival.demand.principal == client],
+                [arrival for arrival in stay if arrival.demand.principal == client],
+            )
         self.leases += [arrival.task.result() for arrival in granted]
         self.waiting = stay
+
+    def nobody_is_overtaken_by_the_same_client(self, granted: list[Arrival], stay: list[Arrival]) -> None:
+        """Unless its call can go where the one that waits cannot."""
+        if granted and stay and len(self.replicas) == 1:
+            assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
+
+    def holding(self, arrival: Arrival) -> bool:
+        """It waits for another replica that has its prompt."""
+        return self.pool.routing.decisions["held"] > 0 and arrival.demand.call.endpoint is Endpoint.CHAT
 
     def refusal(self, task: "asyncio.Task[Lease]") -> BaseException | None:
         if not task.done() or task.cancelled():
             return None
         error = task.exception()
         assert error is None or isinstance(
-            error, QueueFull | QueueTimeout | NotReady | ShuttingDown | InvalidRequest
+            error, QueueFull | QueueTimeout | NotReady | ShuttingDown | InvalidRequest | ContextLengthExceeded
         ), error
         assert error is None or isinstance(error, CorralError)
         return error

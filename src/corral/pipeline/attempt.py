@@ -63,7 +63,9 @@ class Attempts:
             body = await reply.read(WHOLE_LIMIT_BYTES)
             lease.abandoned = False
         record.first_byte_at = record.first_byte_at or self.clock()
-        return read_whole(body, call)
+        whole = read_whole(body, call)
+        record.usage = whole.usage
+        return whole
 
     async def _send(self, lease: Lease, call: Call, record: Record, *, stream: bool) -> Reply:
         """Send the call; the reply is what was asked for, and anything else is raised."""
