@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.core.call import Call, Endpoint
-from corral.core.prefix import BLOCK_BYTES, MAX_BLOCKS, NO_PROMPT, PrefixIndex, Prompt, chained, prompt_of
+from corral.core.prefix import BLOCK_BYTES, MAX_BLOCKS, PrefixIndex, Prompt, chained, is_compared, prompt_of
 
 SYSTEM = {"role": "system", "content": "You are a horse. " * 60}
 HELLO = {"role": "user", "content": "hello " * 100}
@@ -72,8 +72,8 @@ def test_tools_stand_before_the_messages() -> None:
     ],
 )
 def test_what_is_compared(call: Call, compared: bool) -> None:
-    assert (prompt_of(call) is not NO_PROMPT) is compared
-    assert bool(prompt_of(call).chain) is compared
+    assert is_compared(call) is compared
+    assert not compared or prompt_of(call).chain
 
 
 # The index.

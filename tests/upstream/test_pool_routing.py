@@ -117,6 +117,26 @@ async def test_one_replica_costs_no_look_at_the_prompt() -> None:
     assert pool.routing.decisions == {}
 
 
+@in_virtual_time
+async def test_embeddings_go_where_least_is_to_do() -> None:
+    first, second = pair()
+    pool = pool_of(first, second)
+    with await pool.lease(demand_of()) as lease:
+        demand = Demand(Call(Endpoint.EMBEDDINGS, "m", {"input": LONG}), ANONYMOUS, len(LONG))
+        with await pool.lease(demand) as other:
+            assert other.replica is not lease.replica
+            assert (other.reason, other.foreseen_tokens) == ("least_busy", None)
+
+
+@in_virtual_time
+async def test_a_prompt_of_less_than_a_block_is_not_hashed() -> None:
+    pool = pool_of(*pair())
+    # What is no chat could not be.
+    lease = await pool.lease(Demand(Call(Endpoint.CHAT, "m", {"messages": 5}), ANONYMOUS, 80))
+    end(lease, Usage(100, 50, 1))
+    assert (lease.reason, lease.foreseen_tokens) == ("uncached", 0)
+
+
 # Waiting for a better replica.
 
 

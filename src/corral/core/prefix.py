@@ -31,13 +31,13 @@ class Prompt:
     chain: tuple[int, ...]
 
 
-NO_PROMPT = Prompt(0, ())
+def is_compared(call: Call) -> bool:
+    """The call has one prompt, and it is cached: not so embeddings."""
+    return call.endpoint is not Endpoint.EMBEDDINGS and call.inputs == 1
 
 
 def prompt_of(call: Call) -> Prompt:
-    """The prompt of a call; embeddings, and several prompts at once, are not compared with others."""
-    if call.endpoint is Endpoint.EMBEDDINGS or call.inputs > 1:
-        return NO_PROMPT
+    """The prompt of a call that ``is_compared``."""
     return chained(_text(call))
 
 

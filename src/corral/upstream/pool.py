@@ -40,7 +40,7 @@ class Waiter:
     demand: Demand
     avoid: Collection[Replica]
     granted: asyncio.Future[Lease]
-    # It may wait for a replica that has its prompt while others are free, once, until this ends.
+    # It may wait for a replica that has its prompt while others are free, until the timer says no.
     may_hold: bool
     hold: asyncio.TimerHandle | None = None
 
@@ -212,13 +212,16 @@ class Pool:
         return False
 
     def _choose(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
-        over = waiter.hold is not None and waiter.hold.when() <= now
-        held_s = self._held_s if waiter.may_hold and not over else None
+        held_s = self._held_s if waiter.may_hold else None
         choice = self.routing.choose(waiter.demand, waiter.avoid, kept, now, held_s)
         if choice.hold_s is not None and waiter.hold is None:
-            waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self.dispatch)
+            waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self._end_hold, waiter)
             self.routing.decisions[HELD] += 1
         return choice
+
+    def _end_hold(self, waiter: Waiter) -> None:
+        waiter.may_hold = False
+        self.dispatch()
 
     def _take(self, replica: Replica, demand: Demand, now: float, choice: Choice | None = None) -> Lease:
         account = self._queue.account(demand.principal)

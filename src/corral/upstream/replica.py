@@ -95,8 +95,8 @@ class Lease:
     @property
     def foreseen_tokens(self) -> int | None:
         """So many tokens were thought to be in the cache; None when nobody looked."""
-        if self.foreseen is None:
-            return None
+        if self.foreseen is None or not self.foreseen[0]:
+            return self.foreseen and 0
         share = self.foreseen[0] * BLOCK_BYTES / self.demand.prompt.size_bytes
         return round(self.usage.prompt_tokens * share)
 

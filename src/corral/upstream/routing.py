@@ -3,11 +3,11 @@
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from corral.core.balance import Balance, Candidate, choose, hold_s
 from corral.core.demand import Demand
-from corral.core.prefix import BLOCK_BYTES, NO_PROMPT
+from corral.core.prefix import BLOCK_BYTES, is_compared
 from corral.upstream.replica import Lease, Replica
 
 # The weight of the newest call in the speed of reading prompts, and how much it has to have read to say something.
@@ -24,8 +24,7 @@ UNCACHED = "uncached"
 HELD = "held"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The replica to take; or None, with those that a slot is waited for, and how long at most (None: patience)."""
 
     replica: Replica | None
@@ -64,7 +63,9 @@ class Routing:
         matched = self._matched(demand, able)
         best = free[0] if len(free) == 1 else self._best(demand, free, matched)
         if matched is None:
-            return Choice(best, reason=ONLY if len(able) == 1 else self._balance.value)
+            # Without a prompt to compare there is nothing but the load to go by.
+            balance = Balance.LEAST_BUSY if self._balance is Balance.PREFIX else self._balance
+            return Choice(best, reason=ONLY if len(able) == 1 else balance.value)
         if held_s is not None and (hold := self._hold(best, able, avoid, matched, held_s)) is not None:
             return hold
         reason = ONLY if len(able) == 1 else CACHED if matched[best] else UNCACHED
@@ -77,7 +78,8 @@ class Routing:
             for replica in self._replicas
             if replica.ready and replica.slots >= demand.tasks and demand.may_fit(replica.context)
         ]
-        able = [replica for replica in able if replica.breaker.lets(now)] or able
+        if not all(replica.breaker.closed for replica in able):
+            able = [replica for replica in able if replica.breaker.lets(now)] or able
         if likely := [replica for replica in able if demand.likely_fits(replica.context)]:
             return likely
         largest = max((replica.context or 0 for replica in able), default=0)
@@ -98,9 +100,12 @@ class Routing:
 
     def learn(self, lease: Lease) -> None:
         """A call whose prompt was compared has ended."""
-        usage, prompt = lease.usage, lease.demand.prompt
+        usage, demand = lease.usage, lease.demand
         if lease.foreseen is None or lease.prefill_s is None or not usage.prompt_tokens:
             return
+        if demand.body_bytes < BLOCK_BYTES:
+            return
+        prompt = demand.prompt
         cached = usage.cached_tokens / usage.prompt_tokens
         matched, then = lease.foreseen
         blocks = int(cached * prompt.size_bytes) // BLOCK_BYTES
@@ -111,12 +116,15 @@ class Routing:
 
     def _matched(self, demand: Demand, able: Sequence[Replica]) -> dict[Replica, int] | None:
         # A prompt is looked at only where that can change something.
-        if self._balance is not Balance.PREFIX or len(self._replicas) == 1 or demand.prompt is NO_PROMPT:
+        if self._balance is not Balance.PREFIX or len(self._replicas) == 1 or not is_compared(demand.call):
             return None
+        if demand.body_bytes < BLOCK_BYTES:
+            # It has no whole block.
+            return dict.fromkeys(able, 0)
         return {replica: replica.prefixes.matched(demand.prompt) for replica in able}
 
     def _best(self, demand: Demand, free: Sequence[Replica], matched: dict[Replica, int] | None) -> Replica:
-        size = demand.prompt.size_bytes if matched else 0
+        size = demand.prompt.size_bytes if matched and any(matched.values()) else demand.body_bytes
         candidates = [
             Candidate(
                 name=replica.name,
