@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from corral.core.balance import Balance
-from corral.core.call import Endpoint
 from corral.core.demand import Demand
 from corral.core.errors import (
     ContextLengthExceeded,
@@ -157,13 +156,16 @@ class Queueing(RuleBasedStateMachine):
             assert replica.busy <= replica.slots
 
     @invariant()
-    def no_replica_is_idle_while_someone_waits_who_may_run_there(self) -> None:
-        """Slots may be kept for who is ahead and takes several; but where nothing runs, nothing is kept back."""
+    def no_slot_is_free_that_the_first_who_may_run_there_could_take(self) -> None:
+        if not all(replica.breaker.closed for replica in self.served()):
+            # Whether one may be tried again changes with time; who watches a replica looks every few seconds.
+            self.do(self.pool.dispatch)
         now = self.loop.time()
         for replica in self.served():
-            if replica.ready and not replica.busy and replica.breaker.lets(now):
-                for arrival in self.waiting:
-                    assert replica not in self.pool.routing.able(arrival.demand, now) or self.holding(arrival)
+            waiters = [place.who for place in self.pool._queue.in_turn(now)]
+            able = [each for each in waiters if replica in self.pool.routing.able(each.demand, now)]
+            first = next((each for each in able if each.hold is None or not each.may_hold), None)
+            assert first is None or replica.free < first.demand.tasks
 
     @invariant()
     def the_queue_is_bounded(self) -> None:
@@ -236,10 +238,6 @@ class Queueing(RuleBasedStateMachine):
         """Unless its call can go where the one that waits cannot."""
         if granted and stay and len(self.replicas) == 1:
             assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
-
-    def holding(self, arrival: Arrival) -> bool:
-        """It waits for another replica that has its prompt."""
-        return self.pool.routing.decisions["held"] > 0 and arrival.demand.call.endpoint is Endpoint.CHAT
 
     def refusal(self, task: "asyncio.Task[Lease]") -> BaseException | None:
         if not task.done() or task.cancelled():

@@ -95,10 +95,10 @@ class Lease:
     @property
     def foreseen_tokens(self) -> int | None:
         """So many tokens were thought to be in the cache; None when nobody looked."""
-        if self.foreseen is None or not self.foreseen[0]:
-            return self.foreseen and 0
-        share = self.foreseen[0] * BLOCK_BYTES / self.demand.prompt.size_bytes
-        return round(self.usage.prompt_tokens * share)
+        if self.foreseen is None:
+            return None
+        blocks, _ = self.foreseen
+        return round(self.usage.prompt_tokens * blocks * BLOCK_BYTES / self.demand.prompt.size_bytes) if blocks else 0
 
     def __enter__(self) -> "Lease":
         return self
