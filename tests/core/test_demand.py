@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.core.call import Call, Endpoint
-from corral.core.demand import WORDS_IN_TOKEN, Demand
+from corral.core.demand import COMPARED_BYTES, COUNTED_CHARS, WORDS_IN_TOKEN, Demand
 from corral.core.principal import ANONYMOUS, Principal
 
 CONTEXT = 100
@@ -57,6 +58,7 @@ def test_what_fits(asked: Demand, fits: bool, likely: bool) -> None:
 
 def test_a_small_request_is_not_looked_at() -> None:
     broken = demand(Endpoint.CHAT, body_bytes=CONTEXT, messages=None)
+    assert demand(Endpoint.CHAT, body_bytes=8 * CONTEXT, messages=None).may_fit(CONTEXT)
     assert broken.may_fit(CONTEXT)
     assert broken.likely_fits(CONTEXT)
 
@@ -70,6 +72,29 @@ def test_a_request_has_never_more_tokens_at_least_than_bytes(text: str) -> None:
 @given(st.lists(st.text("abc", min_size=1, max_size=5), max_size=100))
 def test_tokens_of_four_words_are_counted_on(words: list[str]) -> None:
     assert chat(("user", " ".join(words))).least_tokens() <= len(words) / WORDS_IN_TOKEN
+
+
+@given(st.lists(st.text("ab ", max_size=30), max_size=5), st.integers(1, 20))
+def test_what_is_not_looked_at_would_fit(texts: list[str], context: int) -> None:
+    messages = [{"role": "user", "content": text} for text in texts]
+    body_bytes = len(orjson.dumps({"messages": messages}))
+    asked = demand(Endpoint.CHAT, messages=messages, body_bytes=body_bytes)
+    assert asked.may_fit(context) is (asked.least_tokens() <= context)
+    ids = [list(range(len(text))) for text in texts]
+    body_bytes = len(orjson.dumps({"prompt": ids}))
+    asked = demand(Endpoint.COMPLETIONS, prompt=ids, body_bytes=body_bytes, inputs=len(ids))
+    assert asked.may_fit(context) is (asked.least_tokens() <= context)
+
+
+def test_of_an_endless_text_the_words_of_its_beginning_are_counted() -> None:
+    words = COUNTED_CHARS // 2
+    assert chat(("user", "a " * (10 * words))).least_tokens() == words // WORDS_IN_TOKEN
+
+
+def test_requests_with_pictures_are_not_compared() -> None:
+    assert chat(("user", "hi"), body_bytes=COMPARED_BYTES).compared
+    assert not chat(("user", "hi"), body_bytes=COMPARED_BYTES + 1).compared
+    assert not demand(Endpoint.EMBEDDINGS, input="hi").compared
 
 
 def test_calls_stick_by_their_cache_key_else_by_their_client() -> None:

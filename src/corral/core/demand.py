@@ -4,13 +4,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from corral.core.call import Call, Endpoint
-from corral.core.prefix import Prompt, prompt_of
+from corral.core.prefix import Prompt, is_compared, prompt_of
 from corral.core.principal import Principal
 
 # Some vocabularies have tokens of several words, of four at most (SuperBPE, arXiv 2503.13423); no other has them.
 WORDS_IN_TOKEN = 4
 # A token of English is longer, one of most other languages is not.
 LIKELY_TOKEN_CHARS = 4
+# A word and the space behind it, or a token's number and its comma: no request has more of them than this allows.
+LEAST_BYTES = {
+    Endpoint.CHAT: 2 * WORDS_IN_TOKEN,
+    Endpoint.COMPLETIONS: 2,
+    Endpoint.EMBEDDINGS: 2,
+}
+# Words are counted in so much of a text; more would take longer than it is worth.
+COUNTED_CHARS = 2**20
+# A larger request holds pictures or sound, which are not compared with others.
+COMPARED_BYTES = 2**22
 
 
 class Demand:
@@ -19,7 +29,7 @@ class Demand:
     One writer: itself. ``body_bytes`` is the size of the request that the call came in, or was cut from.
     """
 
-    __slots__ = ("_prompt", "_text", "body_bytes", "call", "principal", "tasks")
+    __slots__ = ("_prompt", "_tokens", "body_bytes", "call", "principal", "tasks")
 
     def __init__(self, call: Call, principal: Principal, body_bytes: int) -> None:
         self.call = call
@@ -27,13 +37,18 @@ class Demand:
         self.body_bytes = body_bytes
         self.tasks = call.tasks
         self._prompt: Prompt | None = None
-        self._text: tuple[int, int] | None = None
+        self._tokens: tuple[int, int] | None = None
 
     @property
     def prompt(self) -> Prompt:
         if self._prompt is None:
             self._prompt = prompt_of(self.call)
         return self._prompt
+
+    @property
+    def compared(self) -> bool:
+        """Where its prompt is cached can be foreseen."""
+        return is_compared(self.call) and self.body_bytes <= COMPARED_BYTES
 
     @property
     def sticky_key(self) -> str:
@@ -47,18 +62,21 @@ class Demand:
 
     def may_fit(self, context: int | None) -> bool:
         """It cannot be ruled out that each prompt fits into a slot of so many tokens; None is a size not known."""
-        # A token takes more than a byte of JSON, so most calls are not looked at.
-        return context is None or self.body_bytes <= context or self._measured()[0] <= context
+        if context is None or self.body_bytes <= context * LEAST_BYTES[self.call.endpoint]:
+            # Most calls are so small that they need not be looked at.
+            return True
+        return self._measured()[0] <= context
 
     def likely_fits(self, context: int | None) -> bool:
+        """As far as one can tell from the length of its text."""
         return context is None or self.body_bytes <= context or self._measured()[1] <= context
 
     def _measured(self) -> tuple[int, int]:
         """The tokens of the longest prompt: at least, and likely."""
-        if self._text is None:
-            sizes = list(_sizes(self.call))
-            self._text = (max((size[0] for size in sizes), default=0), max((size[1] for size in sizes), default=0))
-        return self._text
+        if self._tokens is None:
+            least, likely = zip((0, 0), *_sizes(self.call), strict=True)
+            self._tokens = max(least), max(likely)
+        return self._tokens
 
 
 def _sizes(call: Call) -> Iterator[tuple[int, int]]:
@@ -77,7 +95,7 @@ def _size(prompt: Any) -> tuple[int, int]:  # noqa: ANN401  (JSON)
         return len(prompt), len(prompt)
     if not isinstance(prompt, str):
         return 0, 0
-    words = len(prompt.split())
+    words = len(prompt[:COUNTED_CHARS].split())
     return words // WORDS_IN_TOKEN, max(words, len(prompt) // LIKELY_TOKEN_CHARS)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from corral.core.balance import Balance, Candidate, choose, hold_s
 from corral.core.demand import Demand
-from corral.core.prefix import BLOCK_BYTES, is_compared
+from corral.core.prefix import BLOCK_BYTES
 from corral.upstream.replica import Lease, Replica
 
 # The weight of the newest call in the speed of reading prompts, and how much it has to have read to say something.
@@ -116,7 +116,7 @@ class Routing:
 
     def _matched(self, demand: Demand, able: Sequence[Replica]) -> dict[Replica, int] | None:
         # A prompt is looked at only where that can change something.
-        if self._balance is not Balance.PREFIX or len(self._replicas) == 1 or not is_compared(demand.call):
+        if self._balance is not Balance.PREFIX or len(self._replicas) == 1 or not demand.compared:
             return None
         if demand.body_bytes < BLOCK_BYTES:
             # It has no whole block.
