@@ -17,7 +17,7 @@ from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, Upst
 from corral.core.fairness import Account, cost_of
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS
-from corral.core.record import Record
+from corral.core.record import NO_USAGE, Record
 from corral.core.usage import Usage
 from corral.pipeline.asgi import AsgiAnswer
 from corral.pipeline.attempt import Attempts
@@ -220,6 +220,18 @@ async def test_a_call_that_was_refused_costs_nothing_and_says_nothing_against_th
             assert isinstance(error, UpstreamRefused)
         assert served(made.pool) == 0.0
         assert made.replica.breaker.closed
+
+
+@on_both_loops
+async def test_what_an_earlier_attempt_took_is_charged_once(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=3, times=1)
+    fake.fault("status", status=500, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+        assert isinstance(error, UpstreamFailed)
+        assert (record.attempts, record.usage) == (2, NO_USAGE)
+        # Its prompt of a few tokens, and at most three of output.
+        assert 0 < served(made.pool) < 40
 
 
 @on_both_loops

@@ -137,6 +137,20 @@ async def test_a_waiter_that_leaves_as_its_slot_is_granted_passes_it_on() -> Non
 
 
 @in_virtual_time
+async def test_a_slot_that_is_free_in_the_moment_in_which_a_waiter_leaves_is_the_next_ones() -> None:
+    pool = pool_of(replica_of(1))
+    lease = await pool.lease(demand_of())
+    leaving, next_one = await leasing(pool), await leasing(pool)
+    # It does not know yet that it has left.
+    leaving.cancel()
+    with lease:
+        pass
+    with await next_one:
+        assert leaving.cancelled()
+        assert pool.waiting == 0
+
+
+@in_virtual_time
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     pool = pool_of(replica_of(1), length=2)
     await pool.lease(demand_of(1))

@@ -66,21 +66,17 @@ async def test_a_prompt_counts_as_cached_only_after_it_was_read() -> None:
 
 
 @in_virtual_time
-async def test_a_cache_that_was_foreseen_and_was_not_there_is_not_foreseen_again() -> None:
-    first, second = pair()
-    pool = pool_of(first, second)
-    await asked(pool, LONG)
-    home = (await asked(pool, LONG, cached=990)).replica
-    older = home.prefixes.matched(demand_of(text=LONG).prompt)
-    assert older > 0
-    await asked(pool, OTHER)
-    home.prefixes.learn(demand_of(text=OTHER).prompt)
-    second_half = demand_of(text=OTHER)
-    lease = await pool.lease(second_half)
-    end(lease, Usage(1000, 0, 1))
-    # What was read before the prompt that is gone is gone too.
-    assert lease.replica.prefixes.matched(demand_of(text=LONG).prompt) == 0
-    assert lease.replica.prefixes.matched(second_half.prompt) > 0
+async def test_a_cache_that_was_foreseen_and_was_not_there_takes_what_is_older_with_it() -> None:
+    home, other = pair()
+    pool = pool_of(home, other)
+    long, story = demand_of(text=LONG), demand_of(text=OTHER)
+    for demand, cached in ((long, 0), (story, 0), (story, 990)):
+        end(await pool.lease(demand, avoid=[other]), Usage(1000, cached, 1))
+        assert home.prefixes.matched(long.prompt) > 0
+    end(await pool.lease(story, avoid=[other]), Usage(1000, 0, 1))
+    assert home.prefixes.matched(long.prompt) == 0
+    # This one has been read again.
+    assert home.prefixes.matched(story.prompt) > 0
 
 
 @in_virtual_time
@@ -186,6 +182,25 @@ async def test_a_queue_that_is_full_makes_nobody_wait_for_a_cache() -> None:
     end(lease)
 
 
+@in_virtual_time
+async def test_nobody_waits_for_a_cache_where_the_queue_is_full() -> None:
+    home, other = (replica_of(1, name, context=600) for name in ("home", "other"))
+    large = replica_of(1, "large", context=6000)
+    pool = pool_of(home, other, large, length=1)
+    for _ in range(3):
+        lease = await pool.lease(demand_of(text=LONG), avoid=[other, large])
+        await advance(1)
+        end(lease, Usage(1000, 0, 1), prefill_s=10)
+    busy = [await pool.lease(demand_of(text=LONG)), await pool.lease(demand_of(text="word " * 2000))]
+    waiter = await leasing(pool, demand_of(text="word " * 2000))
+    assert ([each.replica for each in busy], pool.waiting) == ([home, large], 1)
+    with await pool.lease(demand_of(text=LONG)) as lease:
+        assert lease.replica is other
+    for lease in busy:
+        end(lease)
+    end(await waiter)
+
+
 # Sizes.
 
 
@@ -261,6 +276,19 @@ async def test_a_replica_whose_calls_fail_is_left_alone_and_tried_by_one_call_af
     with await waiters[1] as healed:
         assert healed.replica is bad
     end(lease)
+
+
+@in_virtual_time
+async def test_when_the_client_of_a_trial_leaves_the_next_call_tries() -> None:
+    bad, good = pair(slots=1)
+    pool = pool_of(bad, good)
+    await failing(pool, bad)
+    with await pool.lease(demand_of()) as busy:
+        assert busy.replica is good
+        await advance(PAUSE_S)
+        for _ in range(2):
+            with await pool.lease(demand_of()) as trial:
+                assert (trial.replica, trial.trial) == (bad, True)
 
 
 @in_virtual_time

@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from corral.core.breaker import FAILURES
 from corral.core.errors import ConnectionLost, UpstreamLoading
 from corral.core.lifecycle import State, Transition
+from corral.upstream.address import Address
 from corral.upstream.probe import Facts, Prober
 from corral.upstream.replica import LINGER_LIMIT_S, READY_INTERVAL_S, Clocks, Replica
 from support.exchanges import opened
 from support.loops import on_both_loops
-from support.pools import demand_of, leasing, pool_of, taken
+from support.pools import demand_of, leasing, pool_of, replica_of, taken
 from support.told_llama import PROPS, ToldLlama, slot, told_llama, until
 
 LOADING = (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
@@ -172,6 +174,15 @@ async def test_a_child_that_has_no_address_yet_is_not_asked() -> None:
         assert llama.asked == []
         seen.replica.move(llama.address, "k")
         await seen.until_state(State.READY)
+
+
+def test_a_child_that_was_started_anew_is_trusted() -> None:
+    replica = replica_of(1)
+    for _ in range(FAILURES):
+        replica.breaker.ended(0.0, failed=True, trial=False)
+    assert not replica.breaker.closed
+    replica.move(Address("127.0.0.1", 1), None)
+    assert replica.breaker.closed
 
 
 # Slots that were given up.
