@@ -104,7 +104,7 @@ class Queueing(RuleBasedStateMachine):
         if isinstance(refusal, QueueFull):
             assert ahead >= self.length or own >= self.per_client
         if isinstance(refusal, InvalidRequest):
-            assert tasks > max(replica.slots for replica in self.replicas)
+            assert tasks > max(replica.slots for replica in self.replicas if demand.may_fit(replica.context))
         if isinstance(refusal, ContextLengthExceeded):
             assert text == TOO_LONG
 

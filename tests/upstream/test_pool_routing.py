@@ -6,7 +6,7 @@ from corral.core.balance import HOLD_LIMIT_S, Balance
 from corral.core.breaker import FAILURES, PAUSE_S
 from corral.core.call import Call, Endpoint
 from corral.core.demand import Demand
-from corral.core.errors import ContextLengthExceeded
+from corral.core.errors import ContextLengthExceeded, InvalidRequest
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS, Principal
 from corral.core.usage import Usage
@@ -225,6 +225,13 @@ async def test_a_prompt_that_may_be_too_long_is_tried_where_there_is_most_room()
     small, large = replica_of(1, "small", context=200), replica_of(1, "large", context=400)
     with await pool_of(small, large).lease(demand_of(text="word " * 700)) as lease:
         assert lease.replica is large
+
+
+@in_virtual_time
+async def test_more_tasks_than_slots_where_the_prompt_fits_are_refused() -> None:
+    pool = pool_of(replica_of(4, "small", context=100), replica_of(1, "large", context=2000))
+    with pytest.raises(InvalidRequest, match=r"2 tasks at once .* has 1 slots"):
+        await pool.lease(demand_of(2, text="word " * 2000))
 
 
 @pytest.mark.parametrize("count", [1, 2])

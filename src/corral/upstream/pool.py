@@ -132,7 +132,7 @@ class Pool:
         if self._closed:
             return None
         if len(self.replicas) > 1:
-            choice = self.routing.choose(demand, avoid, (), now, self._held_s if self._settings.length else None)
+            choice = self.routing.choose(demand, avoid, (), now, self._held_s)
             return self._take(choice.replica, demand, now, choice) if choice.replica else None
         replica = self.replicas[0]
         if replica.free < demand.tasks or not demand.may_fit(replica.context):
@@ -237,12 +237,13 @@ class Pool:
     def _hopeless(self, demand: Demand) -> CorralError | None:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
-        if not any(demand.may_fit(replica.context) for replica in self.replicas):
+        fitting = [replica for replica in self.replicas if demand.may_fit(replica.context)]
+        if not fitting:
             return too_long(demand, max(replica.context or 0 for replica in self.replicas))
         if all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
         # One that is not ready at the moment comes back with as many slots as it had.
-        slots = max(replica.slots for replica in self.replicas)
+        slots = max(replica.slots for replica in fitting)
         return too_many_tasks(demand.tasks, slots) if self.ready and demand.tasks > slots else None
 
     # Going.
