@@ -116,8 +116,7 @@ class Assembly:
     def _remote(self, model: ModelSettings, url: str, number: int) -> Replica:
         key = self.config.llama.api_key
         name = f"{model.name}/{number}"
-        weight = model.weights[number] if model.weights else 1.0
-        return self._replica(name, model, Address.parse(url), key.get_secret_value() if key else None, weight)
+        return self._replica(name, model, Address.parse(url), key.get_secret_value() if key else None)
 
     def _child(self, model: ModelSettings) -> Replica:
         """A replica whose llama-server is a child of ours, and its supervisor."""
@@ -134,10 +133,8 @@ class Assembly:
         self.supervisors.append(supervisor)
         return replica
 
-    def _replica(
-        self, name: str, model: ModelSettings, address: Address | None, key: str | None, weight: float = 1.0
-    ) -> Replica:
-        replica = Replica(name, model.name, self._prober, self._clocks, address=address, key=key, weight=weight)
+    def _replica(self, name: str, model: ModelSettings, address: Address | None, key: str | None) -> Replica:
+        replica = Replica(name, model.name, self._prober, self._clocks, address=address, key=key)
         replica.on_transition = self._tell
         return replica
 

@@ -160,11 +160,3 @@ def test_settings_hold_their_rules_without_the_loader() -> None:
         ModelSettings(name="a")
     with pytest.raises(ValidationError):
         Config(models=(), any_model=True)
-
-
-def test_upstreams_can_have_weights(configured: Configured, refused: Refused) -> None:
-    upstreams = f"upstreams: ['{A}', '{B}']"
-    [model] = configured(f"models: [{{name: a, {upstreams}, weights: [2, 1]}}]").models
-    assert model.weights == (2.0, 1.0)
-    [problem] = refused(yaml=f"models: [{{name: a, {upstreams}, weights: [2]}}]")
-    assert "1 weights for 2 upstreams" in problem

@@ -111,12 +111,6 @@ def test_what_is_no_weight_is_refused(written: object) -> None:
         values.weight(written)
 
 
-def test_weights_are_a_list_or_text_with_commas() -> None:
-    assert values.weights("2, 1") == (2.0, 1.0) == values.weights([2, "1"])
-    with pytest.raises(Mistake):
-        values.weights({"a": 2})
-
-
 @pytest.mark.parametrize("written", ["a=2,b=0.5", {"a": 2, "b": 0.5}, (("a", 2), ("b", 0.5))])
 def test_weights_of_clients(written: object) -> None:
     assert values.weights_by_client(written) == (("a", 2.0), ("b", 0.5))

@@ -21,18 +21,19 @@ class Line:
     """A queue in front of one server: calls come, run one after the other, and take what they take."""
 
     def __init__(self, *, lift_s: float = LIFT_S) -> None:
-        self.queue: FairQueue[str] = FairQueue(lift_s)
+        self.queue: FairQueue[str] = FairQueue()
+        self.lift_s = lift_s
         self.now = 0.0
 
     def come(self, principal: Principal, who: str = "") -> Place[str]:
         return self.queue.join(self.queue.account(principal), who or principal.client, self.now)
 
     def order(self) -> list[str]:
-        return [place.who for place in self.queue.in_turn(self.now)]
+        return [place.who for place in self.queue.in_turn(self.now, self.lift_s)]
 
     def begin(self) -> "Running":
         """The first starts."""
-        place = next(self.queue.in_turn(self.now))
+        place = next(self.queue.in_turn(self.now, self.lift_s))
         self.queue.leave(place)
         return Running(self.queue, place.account, self.queue.start(place.account, 1, self.now), place.who)
 
@@ -124,7 +125,7 @@ def test_a_client_of_twice_the_weight_gets_twice_as_much() -> None:
 
 
 def test_a_call_that_never_ran_costs_nothing() -> None:
-    queue: FairQueue[str] = FairQueue(LIFT_S)
+    queue: FairQueue[str] = FairQueue()
     account = queue.account(DEFAULT)
     charged = queue.start(account, 3, 0.0)
     assert (charged, account.served) == (3 * FIRST_COST, 3 * FIRST_COST)
@@ -222,7 +223,7 @@ def test_nobody_starves(steps: list[tuple[Principal, int, int]]) -> None:
         for _ in range(arrivals):
             line.come(principal)
         line.come(INTERACTIVE)
-        waiting = {place.account.client: place.account for place in line.queue.in_turn(line.now)}
+        waiting = {place.account.client: place.account for place in line.queue.in_turn(line.now, line.lift_s)}
         served = line.begin()
         served.end(cost)
         for client, account in waiting.items():
@@ -243,9 +244,9 @@ def test_the_queue_holds_exactly_those_who_came_and_have_not_gone(steps: list[tu
         elif there and step == "leave":
             assert line.queue.leave(there.pop(len(there) // 2))
         elif there:
-            first = next(line.queue.in_turn(line.now))
+            first = next(line.queue.in_turn(line.now, line.lift_s))
             assert line.serve() == first.who
             there.remove(first)
-        order = list(line.queue.in_turn(line.now))
+        order = list(line.queue.in_turn(line.now, line.lift_s))
         assert len(order) == len(set(map(id, order))) == len(there) == len(line.queue)
         assert set(map(id, order)) == set(map(id, there))

@@ -39,7 +39,7 @@ def demand_of(tasks: int = 1, principal: Principal = ANONYMOUS, *, text: str = "
 
 def taken(replica: Replica, tasks: int) -> Lease:
     """So many slots of a replica, which no pool has given."""
-    account: Account[object] = FairQueue[object](lift_s=60.0).account(ANONYMOUS)
+    account: Account[object] = FairQueue[object]().account(ANONYMOUS)
     lease = Lease(replica, demand_of(tasks), account, replica.put_back)
     replica.take(lease)
     return lease

@@ -34,6 +34,7 @@ PATIENCE_S = 60.0
 # So slowly are prompts read that it is worth to wait for a cache.
 READING_S = 100.0
 UNREADY_PATIENCE_S = 30.0
+LIFT_S = 10.0
 CLIENTS = [
     Principal("a"),
     Principal("b", weight=3.0),
@@ -82,7 +83,7 @@ class Queueing(RuleBasedStateMachine):
             balance=balance,
             length=length,
             per_client=per_client,
-            lift_s=10.0,
+            lift_s=LIFT_S,
             patience_s=PATIENCE_S,
             batch_patience_s=PATIENCE_S,
             unready_patience_s=UNREADY_PATIENCE_S,
@@ -171,7 +172,7 @@ class Queueing(RuleBasedStateMachine):
             self.do(self.pool.dispatch)
         now = self.loop.time()
         for replica in self.served():
-            waiters = [place.who for place in self.pool._queue.in_turn(now)]
+            waiters = [place.who for place in self.pool._queue.in_turn(now, LIFT_S)]
             able = [each for each in waiters if replica in self.pool.routing.able(each.demand, now)]
             first = next((each for each in able if each.hold is None or not each.may_hold), None)
             assert first is None or replica.free < first.demand.tasks

@@ -37,7 +37,6 @@ Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
 FilePath = Annotated[Path, BeforeValidator(values.path)]
 PathsByName = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(values.paths_by_name)]
 Weights = Annotated[tuple[tuple[str, float], ...], BeforeValidator(values.weights_by_client)]
-Numbers = Annotated[tuple[float, ...], BeforeValidator(values.weights)]
 ModelName = Annotated[str, BeforeValidator(values.model_name)]
 Host = Annotated[str, BeforeValidator(urls.bind_host)]
 Origin = Annotated[str, BeforeValidator(urls.origin)]
@@ -314,11 +313,6 @@ class ModelSettings(Section, frozen=True):
         description="URLs of llama-servers that run already (one: `upstream`).",
         examples=["http://127.0.0.1:8080"],
     )
-    weights: Numbers = Field(
-        default=(),
-        description="How much of the work each of `upstreams` is to get, in their order; not set: the same.",
-        examples=["[2, 1]"],
-    )
     file: FilePath | None = Field(
         default=None,
         description="A GGUF file for which Corral starts a llama-server.",
@@ -341,10 +335,6 @@ class ModelSettings(Section, frozen=True):
             raise Mistake("the model has not exactly one of upstream, upstreams, file", "write one of them")
         if len(set(self.upstreams)) < len(self.upstreams):
             raise Mistake("the model names an upstream twice", "name each llama-server once")
-        if self.weights and len(self.weights) != len(self.upstreams):
-            raise Mistake(
-                f"there are {len(self.weights)} weights for {len(self.upstreams)} upstreams", "write one for each"
-            )
         return self
 
 

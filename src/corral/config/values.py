@@ -92,15 +92,6 @@ def weight(value: object) -> float:
     return found
 
 
-def weights(value: object) -> tuple[float, ...]:
-    """A list of weights, or text with commas."""
-    if isinstance(value, str):
-        return tuple(weight(entry) for entry in split(value))
-    if isinstance(value, Sequence):
-        return tuple(weight(entry) for entry in value)
-    raise Mistake(f"{shown(value)} is not a list of weights", "write e.g. [2, 1]")
-
-
 def weights_by_client(value: object) -> tuple[tuple[str, float], ...]:
     """``client=weight,…``, a mapping, or pairs; clients occur once."""
     found = tuple((text(name), weight(given)) for name, given in _pairs_of(value, WEIGHT_PAIR))

@@ -85,13 +85,10 @@ class Band(Generic[T]):
 class FairQueue(Generic[T]):
     """Those who wait, and what the clients have been served. One writer: the pool.
 
-    ``lift_s``: a client of which nothing was started for so long goes before
-    the higher classes, but not twice in a row, lest many such take all.
     Clients come from the configuration, so that their number is bounded.
     """
 
-    def __init__(self, lift_s: float) -> None:
-        self._lift_s = lift_s
+    def __init__(self) -> None:
         self._bands: tuple[Band[T], ...] = tuple(Band() for _ in Priority)
         self._waiting = 0
         self._lifted = False
@@ -136,9 +133,13 @@ class FairQueue(Generic[T]):
             del self._bands[account.priority].waiting[account.client]
         return True
 
-    def in_turn(self, now: float) -> Iterator[Place[T]]:
-        """Everyone, the next one first; the queue must not change meanwhile. The number of a place is its position."""
-        lifted = None if self._lifted else self._passed_over(now)
+    def in_turn(self, now: float, lift_s: float) -> Iterator[Place[T]]:
+        """Everyone, the next one first; the queue must not change meanwhile. The number of a place is its position.
+
+        A client of which nothing was started for ``lift_s`` goes before the
+        higher classes, but not twice in a row, lest many such take all.
+        """
+        lifted = None if self._lifted else self._passed_over(now - lift_s)
         if lifted is not None:
             yield from lifted.waiting
         for band in self._bands:
@@ -167,13 +168,13 @@ class FairQueue(Generic[T]):
             account.task_cost += (cost / tasks - account.task_cost) * COST_SMOOTHING
             self._task_cost += (cost / tasks - self._task_cost) * COST_SMOOTHING
 
-    def _passed_over(self, now: float) -> Account[T] | None:
-        """The client that has waited longest of those that higher classes have kept from being served for too long."""
+    def _passed_over(self, since: float) -> Account[T] | None:
+        """The client that has waited longest of those that higher classes have kept from being served since then."""
         higher = False
         found: list[Account[T]] = []
         for band in self._bands:
             if higher:
-                found += (each for each in band.waiting.values() if now - each.unserved_since >= self._lift_s)
+                found += (each for each in band.waiting.values() if each.unserved_since <= since)
             higher = higher or bool(band.waiting)
         return min(found, key=lambda each: each.unserved_since, default=None)
 

@@ -58,7 +58,7 @@ class Pool:
         self.replicas = tuple(replicas)
         self.routing = Routing(self.replicas, balance)
         self._settings = settings
-        self._queue: FairQueue[Waiter] = FairQueue(settings.lift_s)
+        self._queue: FairQueue[Waiter] = FairQueue()
         # The tasks of those who wait.
         self._tasks = 0
         self._held_s = 0.0
@@ -187,7 +187,7 @@ class Pool:
     def _serve_one(self, now: float) -> bool:
         """Grant or refuse what the first asks for who can be told; False when all have to wait."""
         kept: set[Replica] = set()
-        for place in self._queue.in_turn(now):
+        for place in self._queue.in_turn(now, self._settings.lift_s):
             waiter = place.who
             if self._settle(waiter, kept, now):
                 self._leave(place)

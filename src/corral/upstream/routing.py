@@ -39,8 +39,8 @@ class Routing:
     """Chooses among several replicas, and knows how fast they read. One writer: the pool."""
 
     def __init__(self, replicas: Sequence[Replica], balance: Balance) -> None:
-        self._replicas = replicas
-        self._balance = balance
+        self.replicas = replicas
+        self.balance = balance
         self._turn = 0.0
         self._draw = random.random
         # Bytes of a prompt in a second; 0 as long as nothing has been measured.
@@ -64,7 +64,7 @@ class Routing:
         best = free[0] if len(free) == 1 else self._best(demand, free, matched)
         if matched is None:
             # Without a prompt to compare there is nothing but the load to go by.
-            balance = Balance.LEAST_BUSY if self._balance is Balance.PREFIX else self._balance
+            balance = Balance.LEAST_BUSY if self.balance is Balance.PREFIX else self.balance
             return Choice(best, reason=ONLY if len(able) == 1 else balance.value)
         if held_s is not None and (hold := self._hold(best, able, avoid, matched, held_s)) is not None:
             return hold
@@ -75,7 +75,7 @@ class Routing:
         """The replicas that may take the call, now or when they have room."""
         able = [
             replica
-            for replica in self._replicas
+            for replica in self.replicas
             if replica.ready and replica.slots >= demand.tasks and demand.may_fit(replica.context)
         ]
         if not all(replica.breaker.closed for replica in able):
@@ -87,7 +87,7 @@ class Routing:
 
     def taken(self, lease: Lease, choice: Choice) -> None:
         """A call goes where it was chosen to go."""
-        if len(self._replicas) == 1:
+        if len(self.replicas) == 1:
             return
         replica = lease.replica
         # One that was away does not make up for it.
@@ -116,7 +116,7 @@ class Routing:
 
     def _matched(self, demand: Demand, able: Sequence[Replica]) -> dict[Replica, int] | None:
         # A prompt is looked at only where that can change something.
-        if self._balance is not Balance.PREFIX or len(self._replicas) == 1 or not demand.compared:
+        if self.balance is not Balance.PREFIX or len(self.replicas) == 1 or not demand.compared:
             return None
         if demand.body_bytes < BLOCK_BYTES:
             # It has no whole block.
@@ -137,7 +137,7 @@ class Routing:
             )
             for replica in free
         ]
-        return free[choose(self._balance, candidates, demand.sticky_key)]
+        return free[choose(self.balance, candidates, demand.sticky_key)]
 
     def _hold(
         self,
