@@ -109,8 +109,8 @@ class FairQueue(Generic[T]):
             band.accounts[principal.client] = account
         elif not account.waiting:
             account.weight = principal.weight
-            # Whoever waits is below the start or near to it, so that to look at them all would seldom change anything.
             if account.served < band.start:
+                # The floor is never above the start: most are above both and need not look for it.
                 account.served = max(account.served, band.floor())
         return account
 
@@ -153,7 +153,7 @@ class FairQueue(Generic[T]):
         band = self._bands[account.priority]
         if account.served > band.start:
             band.start = account.served
-        # Of those who wait a higher class has a claim that this one was put before.
+        # It was put before somebody of a higher class, who is next then.
         self._lifted = bool(self._waiting) and any(each.waiting for each in self._bands[: account.priority])
         charged = account.task_cost * tasks / account.weight
         account.served += charged
