@@ -1,5 +1,9 @@
 """A call goes where it costs least, never where it cannot fit, and not where calls fail."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from corral.core.balance import HOLD_LIMIT_S, Balance
@@ -36,6 +40,25 @@ async def asked(pool: Pool, text: str, *, cached: int = 0, prefill_s: float = 1.
 
 def pair(slots: int = 2) -> tuple[Replica, Replica]:
     return replica_of(slots, "first"), replica_of(slots, "second")
+
+
+@contextmanager
+def told(logger: str) -> Iterator[list[tuple[str, str, object]]]:
+    """The events of a logger within the block: level, text and fields."""
+    events: list[tuple[str, str, object]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: events.append(  # type: ignore[method-assign]  # a class would say no more
+        (record.levelname, record.getMessage(), getattr(record, "fields", None))
+    )
+    log = logging.getLogger(logger)
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield events
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 # Caches.
@@ -283,6 +306,18 @@ async def test_a_replica_whose_calls_fail_is_left_alone_and_tried_by_one_call_af
     with await waiters[1] as healed:
         assert healed.replica is bad
     end(lease)
+
+
+@in_virtual_time
+async def test_the_log_tells_who_is_left_alone_and_who_is_trusted_again() -> None:
+    bad, good = pair(slots=1)
+    pool = pool_of(bad, good)
+    with told("corral.replica") as events:
+        await failing(pool, bad)
+        await advance(PAUSE_S)
+        end(await pool.lease(demand_of(), avoid=[good]))
+    fields = {"model": "m", "replica": "first"}
+    assert events == [("WARNING", "replica left alone", fields), ("INFO", "replica trusted again", fields)]
 
 
 @in_virtual_time

@@ -1,6 +1,7 @@
 """The replicas of one model, and the one queue in front of their slots."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -23,6 +24,8 @@ from corral.core.lifecycle import State
 from corral.core.principal import Priority
 from corral.upstream.replica import Lease, Replica
 from corral.upstream.routing import HELD, Choice, Routing
+
+log = logging.getLogger("corral.replica")
 
 # How long a refused client is asked to wait while nothing has been measured yet.
 DEFAULT_RETRY_S = 1.0
@@ -287,11 +290,22 @@ class Pool:
         now = asyncio.get_running_loop().time()
         self._held_s += (now - lease.taken_at - self._held_s) * (HELD_SMOOTHING if self._held_s else 1.0)
         self._queue.settle(lease.account, lease.charged, lease.tasks, lease.usage)
-        lease.replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        self._judge(lease, now)
         lease.replica.put_back(lease)
         if lease.foreseen is not None:
             self.routing.learn(lease)
         self.dispatch()
+
+    def _judge(self, lease: Lease, now: float) -> None:
+        """What the call says of its replica; a change of mind is told."""
+        replica = lease.replica
+        trusted = replica.breaker.closed
+        replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        if replica.breaker.closed is not trusted:
+            event, level = (
+                ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)
+            )
+            log.log(level, event, extra={"fields": {"model": self.name, "replica": replica.name}})
 
 
 def too_long(demand: Demand, context: int) -> ContextLengthExceeded:
