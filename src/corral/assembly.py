@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.config import Config, ModelSettings, is_loopback, load
+from corral.core.balance import Balance
 from corral.core.lifecycle import State, Transition
+from corral.core.principal import Priority
 from corral.observe import logs
 from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
@@ -82,7 +84,7 @@ class Assembly:
         attempts = Attempts(self.client, config.timeouts, config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry)
         return Exchange(
-            keyring=Keyring(config.auth.keys, allow_anonymous=config.auth.allow_anonymous),
+            keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
             fleet=self.fleet,
             forwarder=forwarder,
@@ -109,7 +111,7 @@ class Assembly:
         replicas = [self._remote(model, url, number) for number, url in enumerate(model.upstreams)]
         if model.file is not None:
             replicas.append(self._child(model))
-        return Pool(model.name, replicas, self.config.queue)
+        return Pool(model.name, replicas, self.config.queue, Balance(self.config.routing.balance))
 
     def _remote(self, model: ModelSettings, url: str, number: int) -> Replica:
         key = self.config.llama.api_key
@@ -146,12 +148,16 @@ class Assembly:
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
         for pool in self.fleet:
-            yield Reading(Instrument.WAITERS, pool.waiting, (pool.name,))
+            for priority in Priority:
+                yield Reading(Instrument.WAITERS, pool.waiting_of(priority), (pool.name, priority.label))
+            for reason, count in pool.routing.decisions.items():
+                yield Reading(Instrument.DECISIONS, count, (pool.name, reason))
             for replica in pool.replicas:
                 labels = (pool.name, replica.name)
                 yield Reading(Instrument.SLOTS, replica.slots, labels)
                 yield Reading(Instrument.SLOTS_BUSY, replica.busy - replica.lingering, labels)
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
+                yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
 
 

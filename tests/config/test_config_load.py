@@ -161,3 +161,22 @@ def test_secrets_stand_in_no_error_also_not_in_what_caused_it(configured: Config
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+def test_classes_and_weights_of_clients(configured: Configured) -> None:
+    queue = configured(
+        yaml="queue: {interactive: [chat], weights: {chat: 2}}", env={"CORRAL_QUEUE_BATCH": "nightly,reports"}
+    ).queue
+    assert [queue.priority_of(client) for client in ("chat", "other", "nightly", "reports")] == [0, 1, 2, 2]
+    assert (queue.weight_of("chat"), queue.weight_of("other")) == (2.0, 1.0)
+
+
+def test_a_client_is_in_one_class(refused: Refused) -> None:
+    [problem] = refused(yaml="queue: {interactive: [a, b], batch: [b]}")
+    assert "queue.batch" in problem
+    assert "client b is in queue.interactive too" in problem
+
+
+def test_an_unknown_balance_is_refused_with_those_there_are(refused: Refused) -> None:
+    [problem] = refused(env={"CORRAL_ROUTING_BALANCE": "random"})
+    assert "'prefix', 'least_busy', 'round_robin' or 'sticky'" in problem

@@ -98,3 +98,25 @@ def test_a_model_name_is_what_clients_send(name: str) -> None:
 def test_what_is_no_model_name_is_refused(name: object) -> None:
     with pytest.raises(Mistake):
         values.model_name(name)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("2", 2.0), (0.5, 0.5), (" 1e1 ", 10.0), (0.01, 0.01), (1000, 1000.0)])
+def test_a_weight(written: object, meant: float) -> None:
+    assert values.weight(written) == meant
+
+
+@pytest.mark.parametrize("written", ["heavy", "", 0, -1, 0.001, 1001, "nan", "inf", True, None, []])
+def test_what_is_no_weight_is_refused(written: object) -> None:
+    with pytest.raises(Mistake, match="is not a weight"):
+        values.weight(written)
+
+
+@pytest.mark.parametrize("written", ["a=2,b=0.5", {"a": 2, "b": 0.5}, (("a", 2), ("b", 0.5))])
+def test_weights_of_clients(written: object) -> None:
+    assert values.weights_by_client(written) == (("a", 2.0), ("b", 0.5))
+
+
+@pytest.mark.parametrize("written", ["a=2,a=3", "a", "a=heavy", 5, ["a"]])
+def test_weights_of_clients_that_say_something_else_are_refused(written: object) -> None:
+    with pytest.raises(Mistake):
+        values.weights_by_client(written)

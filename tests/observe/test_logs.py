@@ -17,6 +17,7 @@ import pytest
 
 from corral.core.call import Endpoint
 from corral.core.lifecycle import State, Transition
+from corral.core.principal import Priority
 from corral.core.record import Outcome, Record
 from corral.core.usage import Usage
 from corral.observe.logs import configure, lost_lines, write_record, write_transition
@@ -93,7 +94,7 @@ def exchange(**changes: Any) -> Record:
 
 def test_an_exchange_is_one_line_with_everything_about_it() -> None:
     output = configured()
-    write_record(exchange())
+    write_record(exchange(priority=Priority.BATCH, route_reason="cached", foreseen_tokens=8))
     assert output.lines() == [
         {
             "ts": "2023-11-14T22:13:22.250Z",
@@ -101,9 +102,11 @@ def test_an_exchange_is_one_line_with_everything_about_it() -> None:
             "event": "exchange",
             "request_id": "req_1",
             "client": "team_a",
+            "priority": "batch",
             "route": "chat",
             "model": "llama",
             "replica": "llama-0",
+            "route_reason": "cached",
             "stream": True,
             "status": 200,
             "outcome": "ok",
@@ -111,6 +114,7 @@ def test_an_exchange_is_one_line_with_everything_about_it() -> None:
             "attempts": 1,
             "prompt_tokens": 30,
             "cached_tokens": 10,
+            "foreseen_tokens": 8,
             "completion_tokens": 21,
             "estimated": False,
             "queue_wait_ms": 12.5,
@@ -128,7 +132,7 @@ def test_phases_that_were_not_reached_are_null() -> None:
     write_record(exchange(**early, status=401, outcome=Outcome.REFUSED, error_code="invalid_api_key", attempts=0))
     [line] = output.lines()
     absent = {name for name, value in line.items() if value is None}
-    assert absent == {"client", "model", "replica", "queue_wait_ms", "ttft_ms"}
+    assert absent == {"client", "model", "replica", "route_reason", "foreseen_tokens", "queue_wait_ms", "ttft_ms"}
     assert (line["status"], line["outcome"], line["error_code"]) == (401, "refused", "invalid_api_key")
 
 

@@ -98,6 +98,15 @@ def test_tokens_are_counted_by_kind() -> None:
     assert value(metrics, "corral_estimated_usage_total") == 0
 
 
+def test_what_was_foreseen_of_the_cache_is_counted_beside_what_was_there() -> None:
+    foreseen = served()
+    foreseen.foreseen_tokens = 15
+    # Nobody looked, as there was nothing to choose.
+    metrics = observed(foreseen, served())
+    kinds = {kind: value(metrics, "corral_prefix_tokens_total", kind=kind) for kind in ("foreseen", "cached", "prompt")}
+    assert kinds == {"foreseen": 15, "cached": 10, "prompt": 30}
+
+
 @pytest.mark.parametrize("outcome", [Outcome.CUT, Outcome.CLIENT_GONE, Outcome.ABORTED])
 def test_tokens_of_a_cut_stream_are_counted_and_marked_as_estimated(outcome: Outcome) -> None:
     record = served()
@@ -182,7 +191,7 @@ def test_transitions_are_counted_by_the_state_they_lead_to() -> None:
 
 def test_gauges_are_asked_for_at_every_scrape() -> None:
     metrics, waiting = Metrics(), {"llama": 2, "gemma": 0}
-    metrics.pull(lambda: (Reading(Instrument.WAITERS, n, (model,)) for model, n in waiting.items()))
+    metrics.pull(lambda: (Reading(Instrument.WAITERS, n, (model, "default")) for model, n in waiting.items()))
     assert value(metrics, "corral_queue_waiters", model="llama") == 2
     waiting["llama"] = 0
     assert value(metrics, "corral_queue_waiters", model="llama") == 0
@@ -238,6 +247,7 @@ def test_every_metric_and_its_labels_are_documented_and_nothing_else_is() -> Non
     metrics.late(0.0)
     estimated = served()
     estimated.usage = Usage(estimated=True)
+    estimated.foreseen_tokens = 0
     metrics.observe(estimated)
     metrics.pull(lambda: (Reading(each, 1, tuple("x" * len(each.labels))) for each in Instrument))
     told: dict[str, set[str]] = {}

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from corral.config import ApiKey
+from corral.config import ApiKey, QueueSettings
 from corral.core.errors import Unauthorized
 from corral.core.principal import ANONYMOUS, Principal
 from corral.pipeline.answer import Headers
@@ -16,7 +16,8 @@ def api_key(key: str, client: str, *, operator: bool = False) -> ApiKey:
 
 
 KEYS = (api_key("key-a", "team-a"), api_key("key-b", "team-b", operator=True))
-KEYRING = Keyring(KEYS, allow_anonymous=False)
+NO_CLASSES = QueueSettings()
+KEYRING = Keyring(KEYS, NO_CLASSES, allow_anonymous=False)
 
 
 def bearer(key: bytes) -> Headers:
@@ -74,22 +75,22 @@ def test_no_message_repeats_the_key() -> None:
 
 
 def test_without_any_key_everyone_is_anonymous_whatever_they_send() -> None:
-    keyring = Keyring((), allow_anonymous=False)
-    assert keyring.authenticate([]) is ANONYMOUS
-    assert keyring.authenticate(bearer(b"key-a")) is ANONYMOUS
+    keyring = Keyring((), NO_CLASSES, allow_anonymous=False)
+    assert keyring.authenticate([]) == ANONYMOUS
+    assert keyring.authenticate(bearer(b"key-a")) == ANONYMOUS
 
 
 def test_where_anonymous_clients_are_allowed_a_key_still_counts() -> None:
-    keyring = Keyring(KEYS, allow_anonymous=True)
-    assert keyring.authenticate([]) is ANONYMOUS
+    keyring = Keyring(KEYS, NO_CLASSES, allow_anonymous=True)
+    assert keyring.authenticate([]) == ANONYMOUS
     assert keyring.authenticate(bearer(b"key-a")).client == "team-a"
 
 
 def test_where_anonymous_clients_are_allowed_a_wrong_key_is_still_refused() -> None:
     with pytest.raises(Unauthorized, match="not known"):
-        Keyring(KEYS, allow_anonymous=True).authenticate(bearer(b"key-c"))
+        Keyring(KEYS, NO_CLASSES, allow_anonymous=True).authenticate(bearer(b"key-c"))
 
 
 def test_it_tells_whether_there_is_an_operator() -> None:
     assert KEYRING.has_operator
-    assert not Keyring(KEYS[:1], allow_anonymous=False).has_operator
+    assert not Keyring(KEYS[:1], NO_CLASSES, allow_anonymous=False).has_operator

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from corral.config import RequestSettings, RetrySettings, RouteTimeouts, TimeoutSettings
+from corral.core.breaker import FAILURES
 from corral.core.call import Call, Endpoint
 from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from corral.core.fairness import Account, cost_of
 from corral.core.lifecycle import State
-from corral.core.record import Record
+from corral.core.principal import ANONYMOUS
+from corral.core.record import NO_USAGE, Record
 from corral.core.usage import Usage
 from corral.pipeline.asgi import AsgiAnswer
 from corral.pipeline.attempt import Attempts
@@ -27,7 +30,7 @@ from support.asgi_client import AsgiClient
 from support.exchanges import LONG_S, opened
 from support.fake import FakeLlama
 from support.loops import on_both_loops
-from support.pools import pool_of, settle
+from support.pools import demand_of, pool_of, settle
 from support.told_llama import until
 
 
@@ -54,12 +57,12 @@ class Bench:
     retries: list[str]
     now: list[float] = field(default_factory=lambda: [0.0])
 
-    async def forward(self, call: Call) -> tuple[Record, CorralError | None]:
-        """The record, and the error that the call ended in."""
-        record = Record("req_1", call.endpoint, opened_at=0.0, opened_unix_s=0.0)
+    async def forward(self, call: Call, record: Record | None = None) -> tuple[Record, CorralError | None]:
+        """The record, a new one if none is given, and the error that the call ended in."""
+        record = record or Record("req_1", call.endpoint, opened_at=0.0, opened_unix_s=0.0)
         async with AsgiAnswer(self.client.receive, self.client.send, stall_s=LONG_S) as answer:
             try:
-                await self.forwarder.forward(call, self.pool, answer, record)
+                await self.forwarder.forward(call, ANONYMOUS, self.pool, answer, record)
             except CorralError as error:
                 return record, error
         return record, None
@@ -145,7 +148,7 @@ async def test_what_fails_in_passing_is_tried_again(fake: FakeLlama) -> None:
 async def test_the_time_in_the_queue_does_not_use_up_the_time_for_retries(fake: FakeLlama) -> None:
     fake.fault("status", status=503, times=1)
     async with bench(fake) as made:
-        with await made.pool.lease(2):
+        with await made.pool.lease(demand_of(2)):
             forwarding = asyncio.create_task(made.forward(chat()))
             await settle()
             made.now[0] = 10 * RetrySettings().deadline_s
@@ -170,6 +173,81 @@ async def test_tools_are_refused_once_the_server_has_told_that_its_template_know
     assert isinstance(error, InvalidRequest)
     assert error.param == "tools"
     assert fake.requests("/v1/chat/completions") == []
+
+
+# What is told of an attempt when it has ended.
+
+
+def served(pool: Pool) -> float:
+    """What the client has been charged so far."""
+    account: Account[object] = pool._queue.account(ANONYMOUS)  # type: ignore[assignment]  # of whom is all the same
+    return account.served
+
+
+@pytest.mark.parametrize("whole_max_tokens", [0, 16])
+@on_both_loops
+async def test_a_client_is_charged_what_its_call_took(fake: FakeLlama, whole_max_tokens: int) -> None:
+    async with bench(fake, whole_max_tokens=whole_max_tokens) as made:
+        record, error = await made.forward(chat())
+        assert error is None
+        assert served(made.pool) == cost_of(record.usage) > 0
+        before = served(made.pool)
+        streamed, error = await made.forward(chat(stream=True))
+        assert error is None
+        assert served(made.pool) == before + cost_of(streamed.usage) > before
+
+
+@on_both_loops
+async def test_a_client_that_leaves_is_charged_what_it_got(fake: FakeLlama) -> None:
+    fake.set(token_s=0.01)
+    async with bench(fake) as made:
+        record = Record("req_1", Endpoint.CHAT, opened_at=0.0, opened_unix_s=0.0)
+        forwarding = asyncio.create_task(made.forward(chat(max_tokens=1000), record))
+        await asyncio.to_thread(fake.until, lambda _: record.token_events >= 3)
+        forwarding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await forwarding
+        assert served(made.pool) == cost_of(record.usage) >= 2 * 3
+        assert made.replica.breaker.closed
+
+
+@on_both_loops
+async def test_a_call_that_was_refused_costs_nothing_and_says_nothing_against_the_replica(fake: FakeLlama) -> None:
+    fake.fault("status", status=400)
+    async with bench(fake) as made:
+        for _ in range(2 * FAILURES):
+            _, error = await made.forward(chat())
+            assert isinstance(error, UpstreamRefused)
+        assert served(made.pool) == 0.0
+        assert made.replica.breaker.closed
+
+
+@on_both_loops
+async def test_what_an_earlier_attempt_took_is_charged_once(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=3, times=1)
+    fake.fault("status", status=500, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+        assert isinstance(error, UpstreamFailed)
+        assert (record.attempts, record.usage) == (2, NO_USAGE)
+        # Its prompt of a few tokens, and at most three of output.
+        assert 0 < served(made.pool) < 40
+
+
+@on_both_loops
+async def test_failures_of_the_replicas_own_making_open_its_breaker(fake: FakeLlama) -> None:
+    fake.fault("status", status=500)
+    async with bench(fake) as made:
+        for _ in range(FAILURES):
+            assert made.replica.breaker.closed
+            _, error = await made.forward(chat())
+            assert isinstance(error, UpstreamFailed)
+        assert not made.replica.breaker.closed
+        fake.clear_faults()
+        # There is no other: it is asked all the same, and trusted when that succeeds.
+        _, error = await made.forward(chat())
+        assert error is None
+        assert made.replica.breaker.closed
 
 
 # Parts.

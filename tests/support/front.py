@@ -10,7 +10,7 @@ from support.fake import FakeLlama
 from support.gateway import Gateway
 from support.leftovers import Leftovers
 from support.raw_client import RawClient
-from support.talk import CHAT, begin, chat
+from support.talk import CHAT, begin, chat, post
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,22 @@ class Front:
 
     def mend(self) -> None:
         """Let the fakes be as freshly started, and wait until the gateway has noticed."""
+        self._start_anew()
+        if self.gateway.metric("corral_replica_breaker_open"):
+            # Those whose calls failed again and again are trusted when one succeeds.
+            self.gateway.until(self._trusts_all, "trusting all")
+            self._start_anew()
+
+    def _start_anew(self) -> None:
         for fake in self.fakes:
             fake.reset()
         ready = len(self.fakes)
         self.gateway.until(lambda: self.gateway.metric("corral_replica_state", state="ready") == ready, "all ready")
+
+    def _trusts_all(self) -> bool:
+        for model in ("one", "two"):
+            assert post(self.gateway, CHAT, chat(model=model, max_tokens=1)).status == 200
+        return not self.gateway.metric("corral_replica_breaker_open")
 
     def settle(self) -> None:
         """Nothing is busy, every exchange has left its one record, and nothing is open that was not."""

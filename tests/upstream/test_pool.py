@@ -4,7 +4,7 @@ import pytest
 
 from corral.core.errors import ConnectionLost, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
 from corral.core.lifecycle import State
-from support.pools import leasing, pool_of, replica_of, settle
+from support.pools import demand_of, leasing, pool_of, replica_of, settle
 from support.virtual_time import advance, in_virtual_time
 
 LONG_S = 60.0
@@ -19,7 +19,7 @@ FAULT = ConnectionLost("x")
 async def test_a_free_slot_is_leased_at_once_and_given_back_at_the_end() -> None:
     replica = replica_of(2)
     pool = pool_of(replica, length=0)
-    with await pool.lease(2) as lease:
+    with await pool.lease(demand_of(2)) as lease:
         assert (lease.replica, lease.tasks, replica.busy, replica.free) == (replica, 2, 2, 0)
     assert (replica.busy, replica.free, pool.waiting) == (0, 2, 0)
 
@@ -27,7 +27,7 @@ async def test_a_free_slot_is_leased_at_once_and_given_back_at_the_end() -> None
 @in_virtual_time
 async def test_a_call_that_fails_gives_its_slots_back_too() -> None:
     replica = replica_of(1)
-    with pytest.raises(ConnectionLost), await pool_of(replica).lease(1):
+    with pytest.raises(ConnectionLost), await pool_of(replica).lease(demand_of(1)):
         raise FAULT
     assert replica.busy == 0
 
@@ -36,7 +36,7 @@ async def test_a_call_that_fails_gives_its_slots_back_too() -> None:
 async def test_the_replica_with_most_free_slots_is_taken_and_among_equals_the_one_that_served_least() -> None:
     small, large = replica_of(1, "small"), replica_of(2, "large")
     pool = pool_of(small, large)
-    names = [(await pool.lease(1)).replica.name for _ in range(3)]
+    names = [(await pool.lease(demand_of(1))).replica.name for _ in range(3)]
     assert names == ["large", "small", "large"]
 
 
@@ -45,21 +45,21 @@ async def test_a_replica_that_is_not_ready_is_not_taken() -> None:
     first, second = replica_of(2, "first"), replica_of(1, "second")
     pool = pool_of(first, second)
     first.become(State.UNREACHABLE, "x")
-    assert (await pool.lease(1)).replica is second
+    assert (await pool.lease(demand_of(1))).replica is second
 
 
 @in_virtual_time
 async def test_another_replica_is_taken_than_the_one_to_avoid() -> None:
     first, second = replica_of(4, "first"), replica_of(1, "second")
-    assert (await pool_of(first, second).lease(1, avoid=first)).replica is second
+    assert (await pool_of(first, second).lease(demand_of(1), avoid=[first])).replica is second
 
 
 @in_virtual_time
 async def test_the_replica_to_avoid_is_better_than_none() -> None:
     first, second = replica_of(1, "first"), replica_of(1, "second")
     pool = pool_of(first, second)
-    await pool.lease(1, avoid=first)
-    assert (await pool.lease(1, avoid=first)).replica is first
+    await pool.lease(demand_of(1), avoid=[first])
+    assert (await pool.lease(demand_of(1), avoid=[first])).replica is first
 
 
 @in_virtual_time
@@ -79,7 +79,7 @@ async def test_the_largest_ready_replica_says_what_one_call_can_take() -> None:
 @in_virtual_time
 async def test_first_come_first_served() -> None:
     pool = pool_of(replica_of(1))
-    lease = await pool.lease(1)
+    lease = await pool.lease(demand_of(1))
     waiters = [await leasing(pool) for _ in range(3)]
     assert pool.waiting == 3
     for number, waiter in enumerate(waiters):
@@ -93,7 +93,7 @@ async def test_first_come_first_served() -> None:
 @in_virtual_time
 async def test_a_call_for_many_slots_is_not_overtaken_by_calls_for_few() -> None:
     pool = pool_of(replica_of(2))
-    first, second = await pool.lease(1), await pool.lease(1)
+    first, second = await pool.lease(demand_of(1)), await pool.lease(demand_of(1))
     large, small = await leasing(pool, 2), await leasing(pool, 1)
     with first:
         pass
@@ -110,7 +110,7 @@ async def test_a_call_for_many_slots_is_not_overtaken_by_calls_for_few() -> None
 @in_virtual_time
 async def test_a_waiter_that_leaves_lets_those_behind_it_go_on() -> None:
     pool = pool_of(replica_of(2))
-    await pool.lease(1)
+    await pool.lease(demand_of(1))
     large, small = await leasing(pool, 2), await leasing(pool, 1)
     large.cancel()
     await settle()
@@ -123,7 +123,7 @@ async def test_a_waiter_that_leaves_lets_those_behind_it_go_on() -> None:
 async def test_a_waiter_that_leaves_as_its_slot_is_granted_passes_it_on() -> None:
     replica = replica_of(1)
     pool = pool_of(replica)
-    lease = await pool.lease(1)
+    lease = await pool.lease(demand_of(1))
     leaving, next_one = await leasing(pool), await leasing(pool)
     with lease:
         pass
@@ -137,12 +137,26 @@ async def test_a_waiter_that_leaves_as_its_slot_is_granted_passes_it_on() -> Non
 
 
 @in_virtual_time
+async def test_a_slot_that_is_free_in_the_moment_in_which_a_waiter_leaves_is_the_next_ones() -> None:
+    pool = pool_of(replica_of(1))
+    lease = await pool.lease(demand_of())
+    leaving, next_one = await leasing(pool), await leasing(pool)
+    # It does not know yet that it has left.
+    leaving.cancel()
+    with lease:
+        pass
+    with await next_one:
+        assert leaving.cancelled()
+        assert pool.waiting == 0
+
+
+@in_virtual_time
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     pool = pool_of(replica_of(1), length=2)
-    await pool.lease(1)
+    await pool.lease(demand_of(1))
     waiters = [await leasing(pool) for _ in range(2)]
     with pytest.raises(QueueFull, match="2 requests are waiting") as caught:
-        await pool.lease(1)
+        await pool.lease(demand_of(1))
     assert caught.value.retry_after_s is not None
     assert caught.value.retry_after_s >= 1
     assert pool.waiting == 2
@@ -153,15 +167,15 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
 @in_virtual_time
 async def test_a_queue_of_no_length_serves_who_finds_a_free_slot() -> None:
     pool = pool_of(replica_of(1), length=0)
-    with await pool.lease(1), pytest.raises(QueueFull):
-        await pool.lease(1)
-    await pool.lease(1)
+    with await pool.lease(demand_of(1)), pytest.raises(QueueFull):
+        await pool.lease(demand_of(1))
+    await pool.lease(demand_of(1))
 
 
 @in_virtual_time
 async def test_patience_ends() -> None:
     pool = pool_of(replica_of(1), patience_s=SHORT_S)
-    await pool.lease(1)
+    await pool.lease(demand_of(1))
     waiter = await leasing(pool)
     await advance(SHORT_S - 1)
     assert not waiter.done()
@@ -174,7 +188,7 @@ async def test_patience_ends() -> None:
 @in_virtual_time
 async def test_a_waiter_whose_patience_ends_lets_those_behind_it_go_on() -> None:
     pool = pool_of(replica_of(2), patience_s=SHORT_S)
-    await pool.lease(1)
+    await pool.lease(demand_of(1))
     large, small = await leasing(pool, 2), await leasing(pool, 1)
     # The patience of both ends in the same moment.
     await advance(SHORT_S)
@@ -223,7 +237,7 @@ async def test_patience_with_a_model_that_is_not_ready_is_shorter(state: State, 
 @in_virtual_time
 async def test_patience_with_a_ready_model_is_not_ended_by_the_shorter_one() -> None:
     pool = pool_of(replica_of(1), patience_s=LONG_S, unready_patience_s=SHORT_S)
-    await pool.lease(1)
+    await pool.lease(demand_of(1))
     waiter = await leasing(pool)
     await advance(LONG_S - 1)
     assert not waiter.done()
@@ -243,7 +257,7 @@ async def test_a_model_that_cannot_be_started_refuses_everyone_at_once() -> None
         await waiter
     assert "log lines" not in caught.value.message
     with pytest.raises(NotReady):
-        await pool.lease(1)
+        await pool.lease(demand_of(1))
     assert pool.waiting == 0
 
 
@@ -262,12 +276,12 @@ async def test_one_replica_that_failed_is_no_reason_to_refuse_while_another_may_
 async def test_a_call_with_more_tasks_than_slots_is_refused_at_once_also_behind_others() -> None:
     pool = pool_of(replica_of(2))
     with pytest.raises(InvalidRequest, match=r"3 tasks .* 2 slots") as caught:
-        await pool.lease(3)
+        await pool.lease(demand_of(3))
     assert caught.value.param == "n"
-    await pool.lease(2)
+    await pool.lease(demand_of(2))
     waiter = await leasing(pool)
     with pytest.raises(InvalidRequest):
-        await pool.lease(3)
+        await pool.lease(demand_of(3))
     assert pool.waiting == 1
     waiter.cancel()
 
@@ -302,7 +316,7 @@ async def test_how_many_slots_there_are_is_not_judged_before_a_replica_is_ready(
 async def test_a_pool_that_closes_lets_nobody_wait_and_takes_leases_back() -> None:
     replica = replica_of(1)
     pool = pool_of(replica)
-    lease = await pool.lease(1)
+    lease = await pool.lease(demand_of(1))
     waiter = await leasing(pool)
     pool.close()
     with pytest.raises(ShuttingDown):
@@ -311,18 +325,18 @@ async def test_a_pool_that_closes_lets_nobody_wait_and_takes_leases_back() -> No
         pass
     assert replica.busy == 0
     with pytest.raises(ShuttingDown):
-        await pool.lease(1)
+        await pool.lease(demand_of(1))
 
 
 @in_virtual_time
 async def test_who_is_refused_is_told_to_come_back_when_the_queue_will_have_been_served() -> None:
     pool = pool_of(replica_of(1), replica_of(1))
     assert pool.retry_after_s() == 1.0
-    with await pool.lease(1):
+    with await pool.lease(demand_of(1)):
         await advance(10)
     # Leases take ten seconds, and there are two slots.
     assert pool.retry_after_s() == 5.0
-    first, second = await pool.lease(1), await pool.lease(1)
+    first, second = await pool.lease(demand_of(1)), await pool.lease(demand_of(1))
     waiters = [await leasing(pool) for _ in range(3)]
     assert pool.retry_after_s() == 20.0
     for lease in (first, second):

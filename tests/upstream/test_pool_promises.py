@@ -9,15 +9,43 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from corral.core.errors import CorralError, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
+from corral.core.balance import Balance
+from corral.core.demand import Demand
+from corral.core.errors import (
+    ContextLengthExceeded,
+    CorralError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
 from corral.core.lifecycle import State
+from corral.core.principal import Principal, Priority
+from corral.core.record import NO_USAGE
+from corral.core.usage import Usage
 from corral.upstream.pool import Pool
+from corral.upstream.probe import Facts
 from corral.upstream.replica import Lease, Replica
-from support.pools import pool_of, replica_of
+from support.pools import demand_of, pool_of, replica_of
 from support.virtual_time import VirtualLoop
 
 PATIENCE_S = 60.0
+# So slowly are prompts read that it is worth to wait for a cache.
+READING_S = 100.0
 UNREADY_PATIENCE_S = 30.0
+LIFT_S = 10.0
+CLIENTS = [
+    Principal("a"),
+    Principal("b", weight=3.0),
+    Principal("c", priority=Priority.BATCH),
+    Principal("d", priority=Priority.INTERACTIVE),
+]
+# Short; long enough to have a prefix; too long for most replicas; for all of them.
+LONG = "word " * 230
+LONGER = "word " * 800
+TOO_LONG = "word " * 4100
+TEXTS = ["hi", LONG, LONG + "and more", LONGER, TOO_LONG]
 
 
 @dataclass(eq=False)
@@ -25,7 +53,7 @@ class Arrival:
     """A call, as the one who makes it knows it."""
 
     task: "asyncio.Task[Lease]"
-    tasks: int
+    demand: Demand
     arrived_at: float
 
 
@@ -39,26 +67,54 @@ class Queueing(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.closed = False
 
-    @initialize(slots=st.lists(st.integers(1, 4), min_size=1, max_size=3), length=st.integers(0, 5))
-    def begin(self, slots: list[int], length: int) -> None:
-        self.length = length
-        self.replicas = [replica_of(count, f"r{number}") for number, count in enumerate(slots)]
+    @initialize(
+        slots=st.lists(st.sampled_from([1, 1, 2, 4]), min_size=1, max_size=3),
+        length=st.integers(0, 6),
+        per_client=st.integers(0, 6),
+        balance=st.sampled_from([*Balance, *[Balance.PREFIX] * 3]),
+    )
+    def begin(self, slots: list[int], length: int, per_client: int, balance: Balance) -> None:
+        self.length, self.per_client = length, per_client
+        self.replicas = [replica_of(count, f"r{number}", context=300) for number, count in enumerate(slots)]
+        # The first can take what is too long for the others.
+        self.replicas[0].facts = Facts(slots=slots[0], context=1000, shows_slots=False)
         self.pool: Pool = pool_of(
-            *self.replicas, length=length, patience_s=PATIENCE_S, unready_patience_s=UNREADY_PATIENCE_S
+            *self.replicas,
+            balance=balance,
+            length=length,
+            per_client=per_client,
+            lift_s=LIFT_S,
+            patience_s=PATIENCE_S,
+            batch_patience_s=PATIENCE_S,
+            unready_patience_s=UNREADY_PATIENCE_S,
         )
 
-    @rule(tasks=st.integers(1, 5), avoid=st.integers(0, 3))
-    def a_call_comes(self, tasks: int, avoid: int) -> None:
+    @rule(
+        tasks=st.sampled_from([1, 1, 1, 2, 5]),
+        avoid=st.sampled_from([set(), set(), {0}, {1, 2}]),
+        client=st.sampled_from(CLIENTS),
+        text=st.sampled_from(TEXTS),
+    )
+    def a_call_comes(self, tasks: int, avoid: set[int], client: Principal, text: str) -> None:
         ahead = len(self.waiting)
-        avoided = self.replicas[avoid] if avoid < len(self.replicas) else None
-        task = self.loop.create_task(self.pool.lease(tasks, avoid=avoided))
-        self.waiting.append(Arrival(task, tasks, self.loop.time()))
+        own = sum(arrival.demand.principal == client for arrival in self.waiting)
+        avoided = [replica for number, replica in enumerate(self.replicas) if number in avoid]
+        demand = demand_of(tasks, client, text=text)
+        task = self.loop.create_task(self.pool.lease(demand, avoid=avoided))
+        self.waiting.append(Arrival(task, demand, self.loop.time()))
         self.do()
         refusal = self.refusal(task)
         if isinstance(refusal, QueueFull):
-            assert ahead >= self.length
+            assert ahead >= self.length or own >= self.per_client
         if isinstance(refusal, InvalidRequest):
-            assert tasks > max(replica.slots for replica in self.replicas)
+            assert tasks > max(replica.slots for replica in self.replicas if demand.may_fit(replica.context))
+        if isinstance(refusal, ContextLengthExceeded):
+            assert text == TOO_LONG
+
+    @rule(number=st.integers(0, 2), text=st.sampled_from(TEXTS))
+    def a_replica_has_read_a_prompt(self, number: int, text: str) -> None:
+        self.replicas[number % len(self.replicas)].prefixes.learn(demand_of(text=text).prompt)
+        self.pool.routing._measure(10_000, READING_S)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -68,7 +124,9 @@ class Queueing(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def a_call_ends(self, data: st.DataObject) -> None:
-        self.do(self.end_of(data.draw(st.sampled_from(self.leases))))
+        usage = data.draw(st.builds(Usage, st.integers(0, 300), st.sampled_from([0, 250]), st.integers(0, 300)))
+        failed = data.draw(st.sampled_from([None, True, False]))
+        self.do(self.end_of(data.draw(st.sampled_from(self.leases)), usage, failed=failed))
 
     @precondition(lambda self: self.leases and self.waiting)
     @rule(data=st.data(), leaves_first=st.booleans())
@@ -84,7 +142,7 @@ class Queueing(RuleBasedStateMachine):
         self.loop.call_later(seconds, self.end_of(lease))
         self.do(seconds=seconds)
 
-    @rule(number=st.integers(0, 2), state=st.sampled_from(State))
+    @rule(number=st.integers(0, 2), state=st.sampled_from([*State, *[State.READY] * len(State)]))
     def a_replica_changes(self, number: int, state: State) -> None:
         self.do(partial(self.replicas[number % len(self.replicas)].become, state, "the test says so"))
 
@@ -92,10 +150,12 @@ class Queueing(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.do(seconds=seconds)
 
-    @rule()
-    def the_pool_closes(self) -> None:
-        self.closed = True
-        self.do(self.pool.close)
+    @rule(really=st.integers(0, 30))
+    def the_pool_closes(self, really: int) -> None:
+        # Seldom: nothing of interest happens afterwards.
+        if really == 30:
+            self.closed = True
+            self.do(self.pool.close)
 
     # What is promised.
 
@@ -106,14 +166,24 @@ class Queueing(RuleBasedStateMachine):
             assert replica.busy <= replica.slots
 
     @invariant()
-    def no_slot_is_free_that_the_first_waiter_could_take(self) -> None:
-        if self.waiting:
-            assert all(replica.free < self.waiting[0].tasks for replica in self.served())
+    def no_slot_is_free_that_the_first_who_may_run_there_could_take(self) -> None:
+        if not all(replica.breaker.closed for replica in self.served()):
+            # Whether one may be tried again changes with time; who watches a replica looks every few seconds.
+            self.do(self.pool.dispatch)
+        now = self.loop.time()
+        for replica in self.served():
+            waiters = [place.who for place in self.pool._queue.in_turn(now, LIFT_S)]
+            able = [each for each in waiters if replica in self.pool.routing.able(each.demand, now)]
+            first = next((each for each in able if each.hold is None or not each.may_hold), None)
+            assert first is None or replica.free < first.demand.tasks
 
     @invariant()
     def the_queue_is_bounded(self) -> None:
         if self.served():
             assert self.pool.waiting == len(self.waiting) <= self.length
+            for client in CLIENTS:
+                own = sum(arrival.demand.principal == client for arrival in self.waiting)
+                assert own <= self.per_client
 
     @invariant()
     def nobody_waits_longer_than_patience(self) -> None:
@@ -143,10 +213,11 @@ class Queueing(RuleBasedStateMachine):
     def served(self) -> list[Replica]:
         return getattr(self, "replicas", [])
 
-    def end_of(self, lease: Lease) -> Callable[[], None]:
+    def end_of(self, lease: Lease, usage: Usage = NO_USAGE, *, failed: bool | None = None) -> Callable[[], None]:
         def end() -> None:
             with lease:
                 self.leases.remove(lease)
+                lease.usage, lease.prefill_s, lease.failed = usage, READING_S if usage.prompt_tokens else None, failed
 
         return end
 
@@ -165,19 +236,25 @@ class Queueing(RuleBasedStateMachine):
         done = [arrival for arrival in self.waiting if arrival.task.done()]
         granted = [arrival for arrival in done if self.refusal(arrival.task) is None and not arrival.task.cancelled()]
         stay = [arrival for arrival in self.waiting if not arrival.task.done()]
-        if granted and stay:
-            # Nobody was overtaken.
-            assert granted[-1].arrived_at <= stay[0].arrived_at
-            assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
+        for client in CLIENTS:
+            self.nobody_is_overtaken_by_the_same_client(
+                [arrival for arrival in granted if arrival.demand.principal == client],
+                [arrival for arrival in stay if arrival.demand.principal == client],
+            )
         self.leases += [arrival.task.result() for arrival in granted]
         self.waiting = stay
+
+    def nobody_is_overtaken_by_the_same_client(self, granted: list[Arrival], stay: list[Arrival]) -> None:
+        """Unless its call can go where the one that waits cannot."""
+        if granted and stay and len(self.replicas) == 1:
+            assert self.waiting.index(granted[-1]) < self.waiting.index(stay[0])
 
     def refusal(self, task: "asyncio.Task[Lease]") -> BaseException | None:
         if not task.done() or task.cancelled():
             return None
         error = task.exception()
         assert error is None or isinstance(
-            error, QueueFull | QueueTimeout | NotReady | ShuttingDown | InvalidRequest
+            error, QueueFull | QueueTimeout | NotReady | ShuttingDown | InvalidRequest | ContextLengthExceeded
         ), error
         assert error is None or isinstance(error, CorralError)
         return error

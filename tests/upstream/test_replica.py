@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from corral.core.breaker import FAILURES
 from corral.core.errors import ConnectionLost, UpstreamLoading
 from corral.core.lifecycle import State, Transition
+from corral.upstream.address import Address
 from corral.upstream.probe import Facts, Prober
 from corral.upstream.replica import LINGER_LIMIT_S, READY_INTERVAL_S, Clocks, Replica
 from support.exchanges import opened
 from support.loops import on_both_loops
-from support.pools import leasing, pool_of
+from support.pools import demand_of, leasing, pool_of, replica_of, taken
 from support.told_llama import PROPS, ToldLlama, slot, told_llama, until
 
 LOADING = (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
@@ -174,6 +176,15 @@ async def test_a_child_that_has_no_address_yet_is_not_asked() -> None:
         await seen.until_state(State.READY)
 
 
+def test_a_child_that_was_started_anew_is_trusted() -> None:
+    replica = replica_of(1)
+    for _ in range(FAILURES):
+        replica.breaker.ended(0.0, failed=True, trial=False)
+    assert not replica.breaker.closed
+    replica.move(Address("127.0.0.1", 1), None)
+    assert replica.breaker.closed
+
+
 # Slots that were given up.
 
 
@@ -183,9 +194,9 @@ async def test_a_slot_that_was_given_up_is_busy_until_the_server_shows_it_free()
         await seen.until_state(State.READY)
         replica, pool = seen.replica, pool_of(seen.replica)
         llama.show(slot(0, task=7), slot(1, task=8))
-        kept = await pool.lease(1)
+        kept = await pool.lease(demand_of(1))
         kept.started = True
-        with await pool.lease(1) as lease:
+        with await pool.lease(demand_of(1)) as lease:
             lease.started = lease.abandoned = True
         waiter = await leasing(pool)
         await llama.until_asked("/slots", times=4)
@@ -203,7 +214,7 @@ async def test_a_slot_whose_call_was_complete_is_free_at_once() -> None:
     async with told_llama() as llama, watched(llama) as seen:
         await seen.until_state(State.READY)
         pool = pool_of(seen.replica)
-        with await pool.lease(2) as lease:
+        with await pool.lease(demand_of(2)) as lease:
             lease.started = True
         assert seen.replica.busy == 0
         assert llama.count("/slots") == 0
@@ -211,7 +222,7 @@ async def test_a_slot_whose_call_was_complete_is_free_at_once() -> None:
 
 def given_up(replica: Replica, tasks: int = 1) -> None:
     """A call whose client has left."""
-    with replica.take(tasks, 0.0, replica.put_back) as lease:
+    with taken(replica, tasks) as lease:
         lease.started = lease.abandoned = True
 
 
@@ -280,7 +291,7 @@ async def test_a_server_that_died_is_busy_with_nothing() -> None:
 async def test_leases_survive_what_happens_to_the_server() -> None:
     async with told_llama() as llama, watched(llama) as seen:
         await seen.until_state(State.READY)
-        lease = seen.replica.take(1, 0.0, seen.replica.put_back)
+        lease = taken(seen.replica, 1)
         seen.replica.suspect(LOST)
         assert (seen.replica.busy, seen.replica.free) == (1, 0)
         await seen.until_state(State.READY)
@@ -294,7 +305,7 @@ async def test_leases_survive_what_happens_to_the_server() -> None:
 async def test_a_server_that_comes_back_with_fewer_slots_has_none_free_before_the_leases_end() -> None:
     async with told_llama() as llama, watched(llama) as seen:
         await seen.until_state(State.READY)
-        lease = seen.replica.take(2, 0.0, seen.replica.put_back)
+        lease = taken(seen.replica, 2)
         seen.replica.facts = Facts(slots=1, shows_slots=False)
         assert seen.replica.free == 0
         with lease:

@@ -15,6 +15,7 @@ from corral.config.settings import (
     RequestSettings,
     RetrySettings,
     RouteTimeouts,
+    RoutingSettings,
     ServerSettings,
     TimeoutSettings,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "RequestSettings",
     "RetrySettings",
     "RouteTimeouts",
+    "RoutingSettings",
     "ServerSettings",
     "Setting",
     "TimeoutSettings",

@@ -8,12 +8,22 @@ carry the unit there (``connect: 5s``, ``body_size: 32MiB``).
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from corral.config import units, urls, values
 from corral.config.keys import KEY, ApiKey
 from corral.config.problems import Mistake
 from corral.core.call import Endpoint
+from corral.core.principal import Priority
 
 # Numbers end up as C ints in llama.cpp.
 Count = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=2**31 - 1)]
@@ -26,6 +36,7 @@ Size = Annotated[int, BeforeValidator(units.size), Field(ge=1)]
 Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
 FilePath = Annotated[Path, BeforeValidator(values.path)]
 PathsByName = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(values.paths_by_name)]
+Weights = Annotated[tuple[tuple[str, float], ...], BeforeValidator(values.weights_by_client)]
 ModelName = Annotated[str, BeforeValidator(values.model_name)]
 Host = Annotated[str, BeforeValidator(urls.bind_host)]
 Origin = Annotated[str, BeforeValidator(urls.origin)]
@@ -34,7 +45,7 @@ Url = Annotated[str, BeforeValidator(urls.upstream_url)]
 Urls = Annotated[tuple[Url, ...], BeforeValidator(values.words)]
 
 
-def _level(value: object) -> object:
+def _word(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
@@ -46,7 +57,8 @@ def _sendable(secret: SecretStr) -> SecretStr:
     return secret
 
 
-Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)]
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)]
+BalanceName = Annotated[Literal["prefix", "least_busy", "round_robin", "sticky"], BeforeValidator(_word)]
 Secret = Annotated[SecretStr, AfterValidator(_sendable)]
 
 
@@ -108,9 +120,55 @@ class QueueSettings(Section, frozen=True):
     """Waiting in front of a model."""
 
     length: Count = Field(default=100, description="Requests that may wait for a model; more get 503 at once.")
+    per_client: Count = Field(
+        default=80, description="Requests of one client that may wait for a model; more get 503 at once."
+    )
+    interactive: Words = Field(
+        default=(), description="Clients whose requests go before all others.", examples=["team_a"]
+    )
+    batch: Words = Field(
+        default=(), description="Clients whose requests go when nobody else waits.", examples=["nightly"]
+    )
+    weights: Weights = Field(
+        default=(),
+        description="Clients that get another share than 1 beside the others of their class.",
+        examples=["team_a=2"],
+    )
+    lift_s: PositiveDuration = Field(
+        default=30.0,
+        description="A client that got nothing for so long because of higher classes goes before them, once.",
+    )
     patience_s: Duration = Field(default=60.0, description="How long a request waits for a free slot.")
+    batch_patience_s: Duration = Field(
+        default=600.0, description="How long a request of a client in `queue.batch` waits for a free slot."
+    )
     unready_patience_s: Duration = Field(
         default=30.0, description="How long a request waits for a model that is loading or restarting."
+    )
+
+    @field_validator("batch", mode="after")
+    @classmethod
+    def _one_class_each(cls, batch: tuple[str, ...], others: ValidationInfo) -> tuple[str, ...]:
+        if both := sorted({*batch} & {*others.data.get("interactive", ())}):
+            raise Mistake(f"the client {both[0]} is in queue.interactive too", "name it in one of them")
+        return batch
+
+    def priority_of(self, client: str) -> Priority:
+        if client in self.interactive:
+            return Priority.INTERACTIVE
+        return Priority.BATCH if client in self.batch else Priority.DEFAULT
+
+    def weight_of(self, client: str) -> float:
+        return dict(self.weights).get(client, 1.0)
+
+
+class RoutingSettings(Section, frozen=True):
+    """Which of a model's llama-servers takes a request."""
+
+    balance: BalanceName = Field(
+        default="prefix",
+        description="`prefix`: the one that has most of the prompt in its cache, its load considered; `least_busy`; "
+        "`round_robin`; `sticky`: always the same for a `prompt_cache_key`, else for a client.",
     )
 
 
@@ -298,6 +356,7 @@ class Config(Section, frozen=True):
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     queue: QueueSettings = QueueSettings()
+    routing: RoutingSettings = RoutingSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     retries: RetrySettings = RetrySettings()
     requests: RequestSettings = RequestSettings()

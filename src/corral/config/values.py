@@ -14,6 +14,13 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 # What OpenAI clients send as ``model`` (``org/name:tag``), without what separates entries and names in settings.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 
+# Pairs as they should look.
+FILE_PAIR = "llama-8b=./models/llama-8b.gguf"
+WEIGHT_PAIR = "team_a=2"
+
+LEAST_WEIGHT = 0.01
+MOST_WEIGHT = 1000.0
+
 
 def whole_number(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
@@ -67,10 +74,30 @@ def model_name(value: object) -> str:
 
 def paths_by_name(value: object) -> tuple[tuple[str, Path], ...]:
     """``name=path,…``, a mapping, or pairs; names occur once."""
-    found = tuple((model_name(name), path(target)) for name, target in _pairs_of(value))
+    found = tuple((model_name(name), path(target)) for name, target in _pairs_of(value, FILE_PAIR))
     repeated = repeated_name(name for name, _ in found)
     if repeated is not None:
         raise Mistake(f"the name {shown(repeated)} stands there twice", "give each model a name of its own")
+    return found
+
+
+def weight(value: object) -> float:
+    """A number above 0, and not so far from 1 that sums of it lose their digits."""
+    try:
+        found = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        found = 0.0
+    if not LEAST_WEIGHT <= found <= MOST_WEIGHT:
+        raise Mistake(f"{shown(value)} is not a weight", f"write a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
+    return found
+
+
+def weights_by_client(value: object) -> tuple[tuple[str, float], ...]:
+    """``client=weight,…``, a mapping, or pairs; clients occur once."""
+    found = tuple((text(name), weight(given)) for name, given in _pairs_of(value, WEIGHT_PAIR))
+    repeated = repeated_name(name for name, _ in found)
+    if repeated is not None:
+        raise Mistake(f"the client {shown(repeated)} stands there twice", "give each client one weight")
     return found
 
 
@@ -103,11 +130,11 @@ def repeated_name(names: Iterable[str]) -> str | None:
     return None
 
 
-def _pairs_of(value: object) -> Sequence[tuple[object, object]]:
+def _pairs_of(value: object, right: str) -> Sequence[tuple[object, object]]:
     if isinstance(value, str):
-        return [pair(entry, right="llama-8b=./models/llama-8b.gguf") for entry in split(value)]
+        return [pair(entry, right=right) for entry in split(value)]
     if isinstance(value, Mapping):
         return tuple(value.items())
     if isinstance(value, (list, tuple)) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
         return value
-    raise Mistake(f"{shown(value)} does not name files", "write name: path, one a line")
+    raise Mistake(f"{shown(value)} is not a list of names and values", f"write e.g. {right}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from corral.core.call import Endpoint
+from corral.core.principal import Priority
 from corral.core.usage import Usage
 
 NO_USAGE = Usage()
@@ -45,9 +46,13 @@ class Record:
     opened_at: float
     opened_unix_s: float
     client: str = ""
+    priority: Priority = Priority.DEFAULT
     # The configured model that served, empty until it is known; what the client asked for is not kept.
     model: str = ""
     replica: str = ""
+    # Why this one of several, and the tokens that were thought to be in its cache (None when nobody looked).
+    route_reason: str = ""
+    foreseen_tokens: int | None = None
     stream: bool = False
     status: int = 0
     outcome: Outcome = Outcome.ABORTED

@@ -105,6 +105,9 @@ class Metrics(Collector):
         )
         self._tokens = Count("corral_tokens_total", "Tokens read and written.", (*per_client, "kind"))
         self._estimated = Count("corral_estimated_usage_total", "Exchanges with estimated tokens.", per_client)
+        self._prefixes = Count(
+            "corral_prefix_tokens_total", "Tokens of prompts that a replica was chosen for.", ("model", "kind")
+        )
         self._attempts = Count("corral_upstream_attempts_total", "Attempts at replicas.", ("model",))
         self._retries = Count("corral_retries_total", "Attempts that were repeated.", ("model", "reason"))
         self._transitions = Count(
@@ -126,7 +129,10 @@ class Metrics(Collector):
         self._lag = Distribution(
             "corral_event_loop_lag_seconds", "How late the event loop calls what is due.", (), LAG_BOUNDS_S
         )
-        self._facts = (self._requests, self._tokens, self._estimated, self._attempts, self._retries, self._transitions)
+        self._facts = (
+            *(self._requests, self._tokens, self._estimated, self._prefixes),
+            *(self._attempts, self._retries, self._transitions),
+        )
         self._times = (self._duration, self._queue_wait, self._first_token, self._inter_token, self._lag)
         self._model, self._client, self._replica = Bounded(), Bounded(), Bounded()
         self._status, self._reason = Bounded(), Bounded()
@@ -184,6 +190,10 @@ class Metrics(Collector):
             self._tokens.add((model, client, "cached"), usage.cached_tokens)
         if usage.completion_tokens:
             self._tokens.add((model, client, "completion"), usage.completion_tokens)
+        if record.foreseen_tokens is not None:
+            self._prefixes.add((model, "foreseen"), record.foreseen_tokens)
+            self._prefixes.add((model, "cached"), usage.cached_tokens)
+            self._prefixes.add((model, "prompt"), usage.prompt_tokens)
         if usage.estimated:
             self._estimated.add((model, client))
 

@@ -11,7 +11,12 @@ class Instrument(Enum):
     """Everything that can be read at a scrape: its metric's name, meaning and labels."""
 
     EXCHANGES = ("corral_exchanges_in_flight", "Exchanges that are open now.", ("route",))
-    WAITERS = ("corral_queue_waiters", "Calls that wait for a slot now.", ("model",))
+    WAITERS = ("corral_queue_waiters", "Calls that wait for a slot now.", ("model", "priority"))
+    DECISIONS = (
+        "corral_routing_decisions_total",
+        "Calls for which a replica was chosen among several, by what decided.",
+        ("model", "reason"),
+    )
     SLOTS = ("corral_slots", "Slots of a replica.", ("model", "replica"))
     SLOTS_BUSY = ("corral_slots_busy", "Slots that calls hold now.", ("model", "replica"))
     SLOTS_LINGERING = (
@@ -23,6 +28,11 @@ class Instrument(Enum):
         "corral_replica_state",
         "1 for the state that the replica is in, 0 for the others.",
         ("model", "replica", "state"),
+    )
+    BREAKER = (
+        "corral_replica_breaker_open",
+        "1 while the replica is left alone because its calls failed, else 0.",
+        ("model", "replica"),
     )
     TASKS = ("corral_event_loop_tasks", "Tasks of the event loop now, the scrape's own included.", ())
     LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())

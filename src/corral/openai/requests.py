@@ -87,7 +87,7 @@ class ChatRequest(EverydayChatRequest, Generation):
     chat_template_kwargs: JsonObject | None = None
     """Parameters for the model's chat template."""
     prompt_cache_key: str | None = None
-    """Accepted and without effect."""
+    """Keeps requests on one replica, where the operator has chosen the balance `sticky`; else without effect."""
     safety_identifier: str | None = None
     """Accepted and without effect."""
     service_tier: str | None = None

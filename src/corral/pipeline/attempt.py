@@ -53,7 +53,9 @@ class Attempts:
             body = await reply.read(WHOLE_LIMIT_BYTES)
             lease.abandoned = False
         record.first_byte_at = record.first_byte_at or self.clock()
-        return read_whole(body, call)
+        whole = read_whole(body, call)
+        record.usage = whole.usage
+        return whole
 
     def asked_whole(self, call: Call, body_bytes: int) -> bool:
         """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from corral.config import ApiKey
+from corral.config import ApiKey, QueueSettings
 from corral.core.errors import Unauthorized
 from corral.core.headers import bearer
 from corral.core.principal import ANONYMOUS, Principal
@@ -18,16 +18,17 @@ class Keyring:
     match itself is confirmed in constant time.
     """
 
-    def __init__(self, keys: Iterable[ApiKey], *, allow_anonymous: bool) -> None:
-        self._principals = {key.digest: (key.digest, Principal(key.client, key.operator)) for key in keys}
+    def __init__(self, keys: Iterable[ApiKey], queue: QueueSettings, *, allow_anonymous: bool) -> None:
+        self._principals = {key.digest: (key.digest, _principal(key.client, key.operator, queue)) for key in keys}
+        self._anonymous = _principal(ANONYMOUS.client, ANONYMOUS.operator, queue)
         self._keyless = allow_anonymous or not self._principals
         self.has_operator = any(principal.operator for _, principal in self._principals.values())
 
     def authenticate(self, headers: Headers) -> Principal:
-        """The principal whose key the headers carry, ANONYMOUS where keys are not needed; raises Unauthorized."""
+        """The principal whose key the headers carry, ANONYMOUS's where none is needed; raises Unauthorized."""
         key = bearer(headers)
         if self._keyless and (key is None or not self._principals):
-            return ANONYMOUS
+            return self._anonymous
         if key is None:
             raise Unauthorized("no API key was given; send it as 'Authorization: Bearer KEY'")
         digest = hashlib.sha256(key).digest()
@@ -35,3 +36,7 @@ class Keyring:
         if known is None or not hmac.compare_digest(known[0], digest):
             raise Unauthorized("the API key is not known here; check it, or ask the operator for one")
         return known[1]
+
+
+def _principal(client: str, operator: bool, queue: QueueSettings) -> Principal:
+    return Principal(client, operator, queue.priority_of(client), queue.weight_of(client))

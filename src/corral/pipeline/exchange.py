@@ -85,6 +85,7 @@ class Exchange:
     async def _serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer, record: Record) -> None:
         principal = self.keyring.authenticate(inbound.headers)
         record.client = principal.client
+        record.priority = principal.priority
         _ensure_json(inbound.headers)
         body = await inbound.body(self.server.body_bytes, self.server.body_timeout_s)
         record.bytes_in = len(body)
@@ -97,10 +98,10 @@ class Exchange:
         with self.limiter.admit(principal) as reservation:
             answer.headers.extend(reservation.headers())
             if not call.stream:
-                await self.forwarder.forward(call, pool, answer, record)
+                await self.forwarder.forward(call, principal, pool, answer, record)
                 return
             with Comments(answer, self.server.comment_interval_s):
-                await self.forwarder.forward(call, pool, answer, record)
+                await self.forwarder.forward(call, principal, pool, answer, record)
 
 
 class Comments:

@@ -1,44 +1,69 @@
 """The replicas of one model, and the one queue in front of their slots."""
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from corral.config import QueueSettings
-from corral.core.errors import CorralError, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
+from corral.core.balance import Balance
+from corral.core.call import Endpoint
+from corral.core.demand import Demand
+from corral.core.errors import (
+    ContextLengthExceeded,
+    CorralError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
+from corral.core.fairness import FairQueue, Place
 from corral.core.lifecycle import State
+from corral.core.principal import Priority
 from corral.upstream.replica import Lease, Replica
+from corral.upstream.routing import HELD, Choice, Routing
+
+log = logging.getLogger("corral.replica")
 
 # How long a refused client is asked to wait while nothing has been measured yet.
 DEFAULT_RETRY_S = 1.0
 # The weight of the newest lease in the mean length of leases.
 HELD_SMOOTHING = 0.2
 
+# Where a request holds its prompt.
+PROMPTS = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt", Endpoint.EMBEDDINGS: "input"}
+
 
 @dataclass(slots=True, eq=False)
 class Waiter:
     """A call in the queue. Written by the pool."""
 
-    tasks: int
-    avoid: Replica | None
+    demand: Demand
+    avoid: Collection[Replica]
     granted: asyncio.Future[Lease]
+    # It may wait for a replica that has its prompt while others are free, until the timer says no.
+    may_hold: bool
+    hold: asyncio.TimerHandle | None = None
 
 
 class Pool:
-    """First come, first served, and never more tasks at a replica than it has slots.
+    """Fair between clients, and never more tasks at a replica than it has slots.
 
     One writer: ``dispatch``, synchronous, called whenever a waiter comes or goes,
     a lease ends or a replica changes. A call for more slots than are free waits
-    at the head of the queue and is not overtaken.
+    until it is its turn and is then not overtaken.
     """
 
-    def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings) -> None:
+    def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings, balance: Balance) -> None:
         self.name = name
         self.replicas = tuple(replicas)
+        self.routing = Routing(self.replicas, balance)
         self._settings = settings
-        self._waiters: deque[Waiter] = deque()
+        self._queue: FairQueue[Waiter] = FairQueue()
+        # The tasks of those who wait.
+        self._tasks = 0
         self._held_s = 0.0
         self._closed = False
         for replica in self.replicas:
@@ -50,7 +75,11 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self._queue)
+
+    def waiting_of(self, priority: Priority) -> int:
+        """How many of a class wait."""
+        return self._queue.waiting(priority)
 
     @property
     def slots(self) -> int:
@@ -67,33 +96,26 @@ class Pool:
             return f"model '{self.name}' could not be started"
         return f"the server of model '{self.name}' cannot be reached"
 
-    async def lease(self, tasks: int, *, avoid: Replica | None = None) -> Lease:
-        """Wait for ``tasks`` slots of one replica, another than ``avoid`` if one is ready.
+    async def lease(self, demand: Demand, *, avoid: Collection[Replica] = ()) -> Lease:
+        """Wait for the slots of one replica that the call takes, of ``avoid`` only if no other has them free.
 
-        Raises InvalidRequest when no replica has that many slots and QueueFull
-        at once, QueueTimeout or NotReady when patience ends. The lease is a
-        context manager; leaving it gives the slots back without awaiting.
+        Raises ContextLengthExceeded, InvalidRequest when no replica has that
+        many slots, and QueueFull at once, QueueTimeout or NotReady when patience
+        ends. The lease is a context manager; leaving it gives the slots back
+        without awaiting.
         """
-        if not self._waiters and (replica := self._pick(tasks, avoid)) is not None:
-            return self._take(replica, tasks)
-        loop = asyncio.get_running_loop()
-        waiter = Waiter(tasks, avoid, loop.create_future())
-        self._join(waiter)
-        patience = loop.call_later(self._settings.patience_s, self._expire, waiter)
-        unready_patience = loop.call_later(self._settings.unready_patience_s, self._expire_if_unready, waiter)
-        try:
-            return await waiter.granted
-        except BaseException:
-            self._leave(waiter)
-            raise
-        finally:
-            patience.cancel()
-            unready_patience.cancel()
+        now = asyncio.get_running_loop().time()
+        if not self._queue and (lease := self._lease_now(demand, avoid, now)) is not None:
+            return lease
+        return await self._wait(demand, avoid, now)
 
     def dispatch(self) -> None:
-        """Give free slots to the first in the queue, and to the next, while it can."""
-        while self._waiters and self._settle(self._waiters[0]):
-            self._waiters.popleft()
+        """Give free slots to whose turn it is, and to the next, while it can."""
+        if not self._queue:
+            return
+        now = asyncio.get_running_loop().time()
+        while self._queue and self._serve_one(now):
+            pass
 
     def close(self) -> None:
         """Let nobody wait any more."""
@@ -101,97 +123,198 @@ class Pool:
         self.dispatch()
 
     def retry_after_s(self) -> float:
-        """When a slot is likely to be free for one who comes back: the queue's length times the mean lease."""
+        """When a slot is likely to be free for one who comes back: what waits, served at the measured rate."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
         if not slots or not self._held_s:
             return DEFAULT_RETRY_S
-        return max(DEFAULT_RETRY_S, float(ceil((len(self._waiters) + 1) * self._held_s / slots)))
+        return max(DEFAULT_RETRY_S, float(ceil((self._tasks + 1) * self._held_s / slots)))
 
-    def _join(self, waiter: Waiter) -> None:
-        self._waiters.append(waiter)
+    # Coming.
+
+    def _lease_now(self, demand: Demand, avoid: Collection[Replica], now: float) -> Lease | None:
+        if self._closed:
+            return None
+        if len(self.replicas) > 1:
+            choice = self.routing.choose(demand, avoid, (), now, self._held_s)
+            return self._take(choice.replica, demand, now, choice) if choice.replica else None
+        replica = self.replicas[0]
+        if replica.free < demand.tasks or not demand.may_fit(replica.context):
+            return None
+        return self._take(replica, demand, now)
+
+    async def _wait(self, demand: Demand, avoid: Collection[Replica], now: float) -> Lease:
+        loop = asyncio.get_running_loop()
+        place = self._join(demand, avoid, now)
+        patience = loop.call_later(self._patience_s(demand), self._expire, place)
+        unready_patience = loop.call_later(self._settings.unready_patience_s, self._expire_if_unready, place)
+        try:
+            return await place.who.granted
+        except BaseException:
+            self._give_up(place)
+            raise
+        finally:
+            patience.cancel()
+            unready_patience.cancel()
+
+    def _join(self, demand: Demand, avoid: Collection[Replica], now: float) -> Place[Waiter]:
+        account = self._queue.account(demand.principal)
+        full = self._full(len(self._queue), len(account.waiting))
+        waiter = Waiter(demand, avoid, asyncio.get_running_loop().create_future(), may_hold=full is None)
+        place = self._queue.join(account, waiter, now)
+        self._tasks += demand.tasks
         self.dispatch()
         # Who is served at once does not wait, however short the queue may be.
-        if not waiter.granted.done() and (error := self._hopeless(waiter) or self._full()) is not None:
-            self._waiters.remove(waiter)
+        if not waiter.granted.done() and (error := self._hopeless(demand) or full) is not None:
+            self._leave(place)
+            self.dispatch()
             raise error
+        return place
 
-    def _full(self) -> CorralError | None:
-        waiting = len(self._waiters) - 1
-        if waiting < self._settings.length:
+    def _full(self, ahead: int, own: int) -> CorralError | None:
+        if ahead >= self._settings.length:
+            who = f"{ahead} requests are"
+        elif own >= self._settings.per_client:
+            who = f"{own} requests of this client are"
+        else:
             return None
         return QueueFull(
-            f"{waiting} requests are waiting for model '{self.name}' already; try again later",
-            retry_after_s=self.retry_after_s(),
+            f"{who} waiting for model '{self.name}' already; try again later", retry_after_s=self.retry_after_s()
         )
 
-    def _settle(self, waiter: Waiter) -> bool:
-        """Grant or refuse what the waiter asks for; False when it has to wait."""
+    def _patience_s(self, demand: Demand) -> float:
+        batch = demand.principal.priority is Priority.BATCH
+        return self._settings.batch_patience_s if batch else self._settings.patience_s
+
+    # Being served.
+
+    def _serve_one(self, now: float) -> bool:
+        """Grant or refuse what the first asks for who can be told; False when all have to wait."""
+        kept: set[Replica] = set()
+        for place in self._queue.in_turn(now, self._settings.lift_s):
+            waiter = place.who
+            if self._settle(waiter, kept, now):
+                self._leave(place)
+                return True
+            if not any(replica.free and replica not in kept for replica in self.replicas):
+                break
+        return False
+
+    def _settle(self, waiter: Waiter, kept: set[Replica], now: float) -> bool:
+        """Grant or refuse; False when the waiter has to wait, and what it waits for is ``kept``."""
         if waiter.granted.done():
             return True
-        if (replica := self._pick(waiter.tasks, waiter.avoid)) is not None:
-            waiter.granted.set_result(self._take(replica, waiter.tasks))
-        elif (error := self._hopeless(waiter)) is not None:
+        if (error := self._hopeless(waiter.demand)) is not None:
             waiter.granted.set_exception(error)
-        else:
-            return False
-        return True
+            return True
+        choice = self._choose(waiter, kept, now)
+        if choice.replica is not None:
+            waiter.granted.set_result(self._take(choice.replica, waiter.demand, now, choice))
+            return True
+        # Not for those behind it, else a call for many slots would wait for ever.
+        kept.update(choice.waits_for)
+        return False
 
-    def _expire_if_unready(self, waiter: Waiter) -> None:
-        if not self.ready:
-            self._expire(waiter)
+    def _choose(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
+        held_s = self._held_s if waiter.may_hold else None
+        choice = self.routing.choose(waiter.demand, waiter.avoid, kept, now, held_s)
+        if choice.hold_s is not None and waiter.hold is None:
+            waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self._end_hold, waiter)
+            self.routing.decisions[HELD] += 1
+        return choice
 
-    def _expire(self, waiter: Waiter) -> None:
-        if not waiter.granted.done():
-            waiter.granted.set_exception(self._impatient())
-            # Those behind it go on at once; their own patience may end in this same moment.
-            self.dispatch()
+    def _end_hold(self, waiter: Waiter) -> None:
+        waiter.may_hold = False
+        self.dispatch()
 
-    def _impatient(self) -> CorralError:
-        if not self.ready:
-            return NotReady(f"{self.why}; try again later", retry_after_s=self.retry_after_s())
-        return QueueTimeout(
-            f"no slot of model '{self.name}' became free within {self._settings.patience_s:g} s; try again later",
-            retry_after_s=self.retry_after_s(),
-        )
+    def _take(self, replica: Replica, demand: Demand, now: float, choice: Choice | None = None) -> Lease:
+        account = self._queue.account(demand.principal)
+        lease = Lease(replica, demand, account, self._give_back)
+        lease.charged = self._queue.start(account, lease.tasks, now)
+        lease.taken_at = now
+        lease.trial = replica.breaker.started(now)
+        if choice is not None:
+            self.routing.taken(lease, choice)
+        replica.take(lease)
+        return lease
 
-    def _leave(self, waiter: Waiter) -> None:
-        """A waiter goes without its lease: its place is gone, and what was granted meanwhile is given back."""
-        granted = waiter.granted
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
-        if granted.done() and not granted.cancelled() and granted.exception() is None:
-            self._give_back(granted.result())
-        else:
-            self.dispatch()
-
-    def _pick(self, tasks: int, avoid: Replica | None) -> Replica | None:
-        """The replica with most free slots among those that can take the call, the avoided one last."""
-        if self._closed:
-            return None
-        fitting = [replica for replica in self.replicas if replica.free >= tasks]
-        if len(fitting) < 2:
-            return fitting[0] if fitting else None
-        return max(fitting, key=lambda each: (each is not avoid, each.free, -each.served))
-
-    def _take(self, replica: Replica, tasks: int) -> Lease:
-        return replica.take(tasks, asyncio.get_running_loop().time(), self._give_back)
-
-    def _hopeless(self, waiter: Waiter) -> CorralError | None:
+    def _hopeless(self, demand: Demand) -> CorralError | None:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
+        fitting = [replica for replica in self.replicas if demand.may_fit(replica.context)]
+        if not fitting:
+            return too_long(demand, max(replica.context or 0 for replica in self.replicas))
         if all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
         # One that is not ready at the moment comes back with as many slots as it had.
-        slots = max(replica.slots for replica in self.replicas)
-        if self.ready and waiter.tasks > slots:
-            return too_many_tasks(waiter.tasks, slots)
-        return None
+        slots = max(replica.slots for replica in fitting)
+        return too_many_tasks(demand.tasks, slots) if self.ready and demand.tasks > slots else None
+
+    # Going.
+
+    def _expire_if_unready(self, place: Place[Waiter]) -> None:
+        if not self.ready:
+            self._expire(place)
+
+    def _expire(self, place: Place[Waiter]) -> None:
+        waiter = place.who
+        if not waiter.granted.done():
+            waiter.granted.set_exception(self._impatient(waiter.demand))
+            self._leave(place)
+            # Those behind it go on at once; their own patience may end in this same moment.
+            self.dispatch()
+
+    def _impatient(self, demand: Demand) -> CorralError:
+        if not self.ready:
+            return NotReady(f"{self.why}; try again later", retry_after_s=self.retry_after_s())
+        return QueueTimeout(
+            f"no slot of model '{self.name}' became free within {self._patience_s(demand):g} s; try again later",
+            retry_after_s=self.retry_after_s(),
+        )
+
+    def _give_up(self, place: Place[Waiter]) -> None:
+        """A waiter goes without its lease: its place is gone, and what was granted meanwhile is given back."""
+        granted = place.who.granted
+        if granted.done() and not granted.cancelled() and granted.exception() is None:
+            self._give_back(granted.result())
+        else:
+            self._leave(place)
+            self.dispatch()
+
+    def _leave(self, place: Place[Waiter]) -> None:
+        if self._queue.leave(place):
+            self._tasks -= place.who.demand.tasks
+        if place.who.hold is not None:
+            place.who.hold.cancel()
 
     def _give_back(self, lease: Lease) -> None:
-        held_s = asyncio.get_running_loop().time() - lease.taken_at
-        self._held_s += (held_s - self._held_s) * (HELD_SMOOTHING if self._held_s else 1.0)
+        now = asyncio.get_running_loop().time()
+        self._held_s += (now - lease.taken_at - self._held_s) * (HELD_SMOOTHING if self._held_s else 1.0)
+        self._queue.settle(lease.account, lease.charged, lease.tasks, lease.usage)
+        self._judge(lease, now)
         lease.replica.put_back(lease)
+        if lease.foreseen is not None:
+            self.routing.learn(lease)
         self.dispatch()
+
+    def _judge(self, lease: Lease, now: float) -> None:
+        """What the call says of its replica; a change of mind is told."""
+        replica = lease.replica
+        trusted = replica.breaker.closed
+        replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        if replica.breaker.closed is not trusted:
+            event, level = (
+                ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)
+            )
+            log.log(level, event, extra={"fields": {"model": self.name, "replica": replica.name}})
+
+
+def too_long(demand: Demand, context: int) -> ContextLengthExceeded:
+    """A prompt that fits into no slot."""
+    return ContextLengthExceeded(
+        f"this model's maximum context length is {context} tokens and the prompt has at least "
+        f"{demand.least_tokens()}; send a shorter one",
+        param=PROMPTS[demand.call.endpoint],
+    )
 
 
 def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:

@@ -4,10 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
+from corral.core.breaker import Breaker
+from corral.core.demand import Demand
 from corral.core.errors import CorralError, UpstreamError, UpstreamLoading
+from corral.core.fairness import Account
 from corral.core.lifecycle import State, Transition
 from corral.core.linger import Lingering, Task
+from corral.core.prefix import BLOCK_BYTES, PrefixIndex
+from corral.core.record import NO_USAGE
 from corral.upstream.address import Address
 from corral.upstream.probe import Facts, Prober
 
@@ -37,20 +43,62 @@ class Clocks:
 class Lease:
     """Slots of a replica, held by one attempt until the ``with`` block is left.
 
-    One writer: the attempt. ``started`` once llama-server is known to work on
-    it, ``abandoned`` from sending it until its reply is complete.
+    Two writers: the pool until it is granted, then the attempt. ``started`` once
+    llama-server is known to work on it, ``abandoned`` from sending it until its
+    reply is complete. What it took is told in ``usage`` and ``prefill_s`` (None
+    when no token came), and in ``failed`` what it says of the replica (None: nothing).
     """
 
-    __slots__ = ("_give_back", "abandoned", "id", "replica", "started", "taken_at", "tasks")
+    __slots__ = (
+        "_give_back",
+        "abandoned",
+        "account",
+        "charged",
+        "demand",
+        "failed",
+        "foreseen",
+        "id",
+        "prefill_s",
+        "reason",
+        "replica",
+        "started",
+        "taken_at",
+        "tasks",
+        "trial",
+        "usage",
+    )
 
-    def __init__(self, replica: "Replica", tasks: int, taken_at: float, give_back: Callable[["Lease"], None]) -> None:
+    def __init__(
+        self, replica: "Replica", demand: Demand, account: Account[Any], give_back: Callable[["Lease"], None]
+    ) -> None:
         self.id = next(_lease_ids)
         self.replica = replica
-        self.tasks = tasks
-        self.taken_at = taken_at
+        self.demand = demand
+        self.tasks = demand.tasks
+        # Whose it is, and what it was charged.
+        self.account = account
+        self.charged = 0.0
+        self.taken_at = 0.0
+        # The blocks of its prompt that the replica was thought to have, and when that was; None when nobody looked.
+        self.foreseen: tuple[int, int] | None = None
+        # Why this replica was chosen; empty where there is only one.
+        self.reason = ""
+        # It tries whether a replica that was left alone is well again.
+        self.trial = False
         self.started = False
         self.abandoned = False
+        self.usage = NO_USAGE
+        self.prefill_s: float | None = None
+        self.failed: bool | None = None
         self._give_back = give_back
+
+    @property
+    def foreseen_tokens(self) -> int | None:
+        """So many tokens were thought to be in the cache; None when nobody looked."""
+        if self.foreseen is None:
+            return None
+        blocks, _ = self.foreseen
+        return round(self.usage.prompt_tokens * blocks * BLOCK_BYTES / self.demand.prompt.size_bytes) if blocks else 0
 
     def __enter__(self) -> "Lease":
         return self
@@ -62,8 +110,8 @@ class Lease:
 class Replica:
     """A llama-server and its slots.
 
-    Two writers, apart: ``watch`` writes the state and the facts; the pool's
-    ``dispatch`` and the end of a lease write the leases.
+    Two writers, apart: ``watch`` writes the state and the facts; the pool writes
+    the leases and what it has learned of them: ``breaker``, ``prefixes``, ``turn``.
     """
 
     def __init__(
@@ -75,15 +123,21 @@ class Replica:
         *,
         address: Address | None = None,
         key: str | None = None,
+        weight: float = 1.0,
     ) -> None:
         self.name = name
         self.model = model
         self.address = address
         self.key = key
+        # How much of the work it is to get beside the other replicas.
+        self.weight = weight
+        self.breaker = Breaker()
+        self.prefixes = PrefixIndex()
         self.state = State.UNKNOWN
         self.why = "not asked yet"
         self.facts: Facts | None = None
-        self.served = 0
+        # How many calls it has taken over its weight, without those that it missed while it was away.
+        self.turn = 0.0
         self.on_transition: Callable[[Transition], None] = _ignore
         self.on_change: Callable[[], None] = _nothing
         self._leases: dict[int, Lease] = {}
@@ -104,6 +158,11 @@ class Replica:
         return self.facts.slots if self.facts else 0
 
     @property
+    def context(self) -> int | None:
+        """Of one slot, in tokens; None when it is not known."""
+        return self.facts.context if self.facts else None
+
+    @property
     def busy(self) -> int:
         """Slots that are leased, or were given up and are not seen free yet."""
         return self._leased + self.lingering if self._lingering else self._leased
@@ -116,13 +175,10 @@ class Replica:
     def free(self) -> int:
         return max(0, self.slots - self.busy) if self.ready else 0
 
-    def take(self, tasks: int, taken_at: float, give_back: Callable[[Lease], None]) -> Lease:
-        """Lease ``tasks`` slots; the pool has seen that they are free."""
-        lease = Lease(self, tasks, taken_at, give_back)
+    def take(self, lease: Lease) -> None:
+        """Its slots are leased; the pool has seen that they are free."""
         self._leases[lease.id] = lease
-        self._leased += tasks
-        self.served += 1
-        return lease
+        self._leased += lease.tasks
 
     def put_back(self, lease: Lease) -> None:
         """End a lease; the slots of an abandoned one linger until they are seen free."""
@@ -145,14 +201,16 @@ class Replica:
     def move(self, address: Address | None, key: str | None) -> None:
         """Our child listens at ``address`` now, or nowhere."""
         self.address, self.key = address, key
+        self.breaker.reset()
         self._nudge.set()
 
     def become(self, state: State, why: str) -> None:
         """Change the state and tell who wants to know; staying the same tells nobody."""
         old, self.state, self.why = self.state, state, why
         if state not in MAY_BE_BUSY:
-            # Whatever ran there is over, or will be by the time it answers again.
+            # Whatever ran there is over, or will be by the time it answers again. Nothing is left of its cache.
             self._lingering.clear()
+            self.prefixes.clear()
         if state is not old:
             self.on_transition(Transition(self.name, self.model, old, state, why, self._clocks.unix()))
         self.on_change()
