@@ -21,12 +21,13 @@ from pydantic import ValidationError
 from corral.config.describe import by_path
 from corral.config.environment import read_dotenv, read_environment
 from corral.config.keys import FoundKey, read_keys
+from corral.config.model_settings import ModelSettings
 from corral.config.models import read_models
 from corral.config.names import CONFIG_FILE, KEY_NAMES, KEYS, MODEL_FLAG, MODELS
 from corral.config.problems import FLAG, Given, Layer, Problems, did_you_mean
 from corral.config.report import report
 from corral.config.safety import check_exposure
-from corral.config.settings import Config, ModelSettings
+from corral.config.settings import Config
 from corral.config.yaml_file import read_yaml
 from corral.core.errors import ConfigError
 
@@ -58,6 +59,7 @@ def load(
     models, any_model = read_models(layer, problems)
     config = _build(layer, keys, models, any_model, problems)
     _check_server_bin(config, layer, problems)
+    _check_demand(config, layer, problems)
     if keys or not any(name in layer for name in KEY_NAMES):
         host = layer.get(HOST, Given(HOST, "default", config.server.host))
         check_exposure(config, host, keys, problems)
@@ -154,3 +156,24 @@ def _check_server_bin(config: Config, layer: Layer, problems: Problems) -> None:
     if binary is not None and shutil.which(binary) is None:
         right = "give the path of an executable llama-server, or leave it out to use the one on the PATH"
         problems.add(layer[SERVER_BIN], f"there is no program {binary}", right)
+
+
+def _check_demand(config: Config, layer: Layer, problems: Problems) -> None:
+    """A model that ends when it is idle has to come back when it is asked for."""
+    for number, model in enumerate(config.models):
+        on_demand = config.fleet.on_demand if model.on_demand is None else model.on_demand
+        if model.idle_ttl_s and not on_demand:
+            given = _field_of(layer, number, "idle_ttl")
+            problems.add(given, "the model would not be started again", "set on_demand: true, or leave idle_ttl out")
+        if model.preload is False and not on_demand:
+            given = _field_of(layer, number, "preload")
+            problems.add(given, "nothing would ever start the model", "set on_demand: true, or leave preload out")
+
+
+def _field_of(layer: Layer, number: int, name: str) -> Given:
+    """Where the settings file gives a field of a model."""
+    entries = layer[MODELS].value if MODELS in layer else None
+    sources = (
+        entries[number].value if isinstance(entries, tuple) and number < len(entries) and entries[number].value else {}
+    )
+    return sources.get(name) or Given(f"{MODELS}[{number}].{name}", "default", None)

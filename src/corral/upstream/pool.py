@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -36,13 +36,24 @@ class Pool:
 
     def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings) -> None:
         self.name = name
-        self.replicas = tuple(replicas)
         self._settings = settings
         self._waiters: deque[Waiter] = deque()
         self._held_s = 0.0
         self._closed = False
+        # Told of a call that has to wait, while no replica is ready; set by who loads models.
+        self.on_wanted: Callable[[], None] = _nothing
+        # Why nobody need wait for this model; written by who loads models and by the operator.
+        self.absent: str | None = None
+        # When a model that loads is likely to be ready, on the loop's clock.
+        self.ready_at: float | None = None
+        self.change(replicas)
+
+    def change(self, replicas: Sequence[Replica]) -> None:
+        """Go to these replicas from now on; what others have been leased is given back all the same."""
+        self.replicas = tuple(replicas)
         for replica in self.replicas:
             replica.on_change = self.dispatch
+        self.dispatch()
 
     @property
     def ready(self) -> bool:
@@ -60,9 +71,13 @@ class Pool:
     @property
     def why(self) -> str:
         """Why no replica is ready, for clients: a state, and nothing internal."""
+        if self.absent is not None:
+            return self.absent
         states = {replica.state for replica in self.replicas}
         if states & {State.LOADING, State.UNKNOWN, State.BACKOFF}:
             return f"model '{self.name}' is loading"
+        if State.STOPPED in states:
+            return f"model '{self.name}' is not loaded"
         if State.FAILED in states:
             return f"model '{self.name}' could not be started"
         return f"the server of model '{self.name}' cannot be reached"
@@ -95,6 +110,13 @@ class Pool:
         while self._waiters and self._settle(self._waiters[0]):
             self._waiters.popleft()
 
+    def refuse(self, error: CorralError) -> None:
+        """Let nobody who waits now wait any longer."""
+        for waiter in self._waiters:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(error)
+        self.dispatch()
+
     def close(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
@@ -103,6 +125,8 @@ class Pool:
     def retry_after_s(self) -> float:
         """When a slot is likely to be free for one who comes back: the queue's length times the mean lease."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
+        if not slots and self.ready_at is not None:
+            return max(DEFAULT_RETRY_S, float(ceil(self.ready_at - asyncio.get_running_loop().time())))
         if not slots or not self._held_s:
             return DEFAULT_RETRY_S
         return max(DEFAULT_RETRY_S, float(ceil((len(self._waiters) + 1) * self._held_s / slots)))
@@ -114,6 +138,8 @@ class Pool:
         if not waiter.granted.done() and (error := self._hopeless(waiter) or self._full()) is not None:
             self._waiters.remove(waiter)
             raise error
+        if not waiter.granted.done() and not self.ready:
+            self.on_wanted()
 
     def _full(self) -> CorralError | None:
         waiting = len(self._waiters) - 1
@@ -171,7 +197,7 @@ class Pool:
         fitting = [replica for replica in self.replicas if replica.free >= tasks]
         if len(fitting) < 2:
             return fitting[0] if fitting else None
-        return max(fitting, key=lambda each: (each is not avoid, each.free, -each.served))
+        return max(fitting, key=lambda each: (each is not avoid, each.free * each.weight, -each.served))
 
     def _take(self, replica: Replica, tasks: int) -> Lease:
         return replica.take(tasks, asyncio.get_running_loop().time(), self._give_back)
@@ -179,6 +205,8 @@ class Pool:
     def _hopeless(self, waiter: Waiter) -> CorralError | None:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
+        if self.absent is not None and not self.ready:
+            return NotReady(f"{self.absent}; the operator has to load it")
         if all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
         # One that is not ready at the moment comes back with as many slots as it had.
@@ -201,3 +229,7 @@ def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:
         param="n",
         code="invalid_value",
     )
+
+
+def _nothing() -> None:
+    pass
