@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.config import Config, ModelSettings, is_loopback, load
-from corral.core.lifecycle import State, Transition
+from corral.core.lifecycle import Transition
 from corral.observe import logs
 from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
 from corral.observe.readings import Instrument, Reading, replica_state
-from corral.openai.policy import Policy
+from corral.openai.policy import Parameters, Policy
 from corral.pipeline.attempt import Attempts
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
@@ -22,12 +22,11 @@ from corral.pipeline.forward import Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.upstream.fleet import Fleet
-from corral.upstream.pool import Pool
+from corral.upstream.loader import Loader
+from corral.upstream.maker import Maker
 from corral.upstream.probe import Prober
-from corral.upstream.replica import Clocks, Replica
-from corral.upstream.spec import EngineSpec
-from corral.upstream.supervisor import Supervisor
-from corral.upstream.wire import Address, Client
+from corral.upstream.replica import Clocks
+from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
@@ -45,10 +44,9 @@ class Assembly:
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.changed = asyncio.Event()
-        self.supervisors: list[Supervisor] = []
-        self._prober = Prober(self.client)
-        self._clocks = Clocks(time.monotonic, time.time)
-        self.fleet = Fleet({model.name: self._pool(model) for model in config.models}, any_model=config.any_model)
+        self.loader = Loader(config.fleet, time.monotonic)
+        maker = Maker(config, Prober(self.client), Clocks(time.monotonic, time.time), self._tell, self.loader.wake)
+        self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange()
         self.metrics.pull(logs.lost_lines)
@@ -58,10 +56,13 @@ class Assembly:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        watchers = [replica.watch() for pool in self.fleet for replica in pool.replicas]
+        remote = [entry.pool for entry in self.fleet.entries.values() if entry.local is None]
+        for entry in self.fleet.entries.values():
+            if entry.local is not None:
+                self.loader.add(entry.local)
         async with asyncio.TaskGroup() as tasks:
-            owned = [tasks.create_task(each) for each in watchers]
-            owned += [tasks.create_task(supervisor.run()) for supervisor in self.supervisors]
+            owned = [tasks.create_task(replica.watch()) for pool in remote for replica in pool.replicas]
+            owned.append(tasks.create_task(self.loader.run(), name="corral-loader"))
             try:
                 with watched_lag(self.metrics.late, time.monotonic):
                     yield
@@ -105,41 +106,11 @@ class Assembly:
         )
         return create_app(parts)
 
-    def _pool(self, model: ModelSettings) -> Pool:
-        replicas = [self._remote(model, url, number) for number, url in enumerate(model.upstreams)]
-        if model.file is not None:
-            replicas.append(self._child(model))
-        return Pool(model.name, replicas, self.config.queue)
-
-    def _remote(self, model: ModelSettings, url: str, number: int) -> Replica:
-        key = self.config.llama.api_key
-        name = f"{model.name}/{number}"
-        return self._replica(name, model, Address.parse(url), key.get_secret_value() if key else None)
-
-    def _child(self, model: ModelSettings) -> Replica:
-        """A replica whose llama-server is a child of ours, and its supervisor."""
-        if model.file is None:
-            raise ValueError("a child needs a model file")
-        replica = self._replica(f"{model.name}/0", model, None, None)
-        spec = EngineSpec.own(model.name, model.file, self.config.llama)
-        supervisor = Supervisor(
-            spec,
-            self._prober.facts,
-            lambda transition: _follow(replica, supervisor, transition),
-            replica=replica.name,
-        )
-        self.supervisors.append(supervisor)
-        return replica
-
-    def _replica(self, name: str, model: ModelSettings, address: Address | None, key: str | None) -> Replica:
-        replica = Replica(name, model.name, self._prober, self._clocks, address=address, key=key)
-        replica.on_transition = self._tell
-        return replica
-
     def _tell(self, transition: Transition) -> None:
         self.metrics.transition(transition)
         logs.write_transition(transition)
         self.changed.set()
+        self.loader.wake()
 
     def _readings(self) -> Iterator[Reading]:
         """What is true now, for /metrics."""
@@ -159,7 +130,12 @@ class Policies:
     """What each model lets a request say; fixed once built."""
 
     def __init__(self, config: Config) -> None:
-        self._of = {model.name: _policy(config, model) for model in config.models}
+        self._of = {
+            name: policy
+            for model in config.models
+            for policy in [_policy(config, model)]
+            for name in (*model.aliases, model.name)
+        }
         self._default = next(iter(self._of.values()))
 
     def of(self, model: str) -> Policy:
@@ -174,16 +150,14 @@ def _policy(config: Config, model: ModelSettings) -> Policy:
         remote_images=config.requests.remote_images,
         max_inputs=config.requests.max_inputs,
         max_depth=config.requests.max_depth,
+        parameters=_parameters(model),
     )
 
 
-def _follow(replica: Replica, supervisor: Supervisor, transition: Transition) -> None:
-    """What happens to a child happens to its replica, which is ready as soon as it has told its facts."""
-    if transition.new is State.READY:
-        replica.move(supervisor.address, supervisor.api_key)
-    else:
-        replica.move(None, None)
-        replica.become(transition.new, transition.why)
+def _parameters(model: ModelSettings) -> Parameters | None:
+    if not (model.defaults or model.overrides or model.strip):
+        return None
+    return Parameters(model.defaults, model.overrides, frozenset(model.strip))
 
 
 def asgi() -> ASGIApp:

@@ -159,15 +159,17 @@ def _check_server_bin(config: Config, layer: Layer, problems: Problems) -> None:
 
 
 def _check_demand(config: Config, layer: Layer, problems: Problems) -> None:
-    """A model that ends when it is idle has to come back when it is asked for."""
+    """What is stopped, or not started at the start, has to come when it is asked for."""
     for number, model in enumerate(config.models):
-        on_demand = config.fleet.on_demand if model.on_demand is None else model.on_demand
-        if model.idle_ttl_s and not on_demand:
-            given = _field_of(layer, number, "idle_ttl")
-            problems.add(given, "the model would not be started again", "set on_demand: true, or leave idle_ttl out")
-        if model.preload is False and not on_demand:
-            given = _field_of(layer, number, "preload")
-            problems.add(given, "nothing would ever start the model", "set on_demand: true, or leave preload out")
+        if model.file is None or model.starts_on_demand(config.fleet.on_demand):
+            continue
+        stopped = {"idle_ttl": bool(model.idle_ttl_s), "group": model.group is not None, "exclusive": model.exclusive}
+        for name in (name for name, given in stopped.items() if given):
+            right = f"set on_demand: true, or leave {name} out"
+            problems.add(_field_of(layer, number, name), "the model would not be started again", right)
+        if model.preload is False:
+            right = "set on_demand: true, or leave preload out"
+            problems.add(_field_of(layer, number, "preload"), "nothing would ever start the model", right)
 
 
 def _field_of(layer: Layer, number: int, name: str) -> Given:

@@ -14,6 +14,7 @@ from corral.config.kinds import (
     Positive,
     SecretInFile,
     Section,
+    Size,
     Text,
     Url,
     Urls,
@@ -39,6 +40,7 @@ STARTED_ONLY = (
     "idle_ttl_s",
     "group",
     "exclusive",
+    "memory_bytes",
 )
 
 
@@ -138,6 +140,11 @@ class ModelSettings(Section, frozen=True):
     strip: FieldNames = Field(
         default=(), description="Request fields that are left out before llama-server sees them.", examples=["seed"]
     )
+    memory_bytes: Size | None = Field(
+        default=None,
+        description="Memory that one of its llama-servers takes, where Corral's estimate is wrong.",
+        examples=["6GiB"],
+    )
     allow_fields: Words = Field(
         default=(),
         description="Request fields that are refused elsewhere and may pass to this model.",
@@ -154,6 +161,10 @@ class ModelSettings(Section, frozen=True):
         """All llama-servers that run already, however they are written."""
         return (*(RemoteSettings(url=url) for url in self.upstreams), *self.remote)
 
+    def starts_on_demand(self, others: bool) -> bool:
+        """Whether a request starts it; ``others`` is what holds for models that do not say."""
+        return others if self.on_demand is None else self.on_demand
+
     @model_validator(mode="after")
     def _runs_already_or_is_started(self) -> Self:
         if sum(map(bool, (self.upstreams, self.remote, self.file))) != 1:
@@ -167,6 +178,6 @@ class ModelSettings(Section, frozen=True):
     def _only_what_is_started_can_be_stopped(self) -> Self:
         given = [name for name in STARTED_ONLY if getattr(self, name) != ModelSettings.model_fields[name].default]
         if self.file is None and given:
-            name = given[0].removesuffix("_s")
+            name = given[0].removesuffix("_s").replace("_bytes", "_size")
             raise Mistake(f"{name} is for models that Corral starts", f"give the model a file, or leave {name} out")
         return self

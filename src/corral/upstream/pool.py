@@ -44,6 +44,8 @@ class Pool:
         self.on_wanted: Callable[[], None] = _nothing
         # Why nobody need wait for this model; written by who loads models and by the operator.
         self.absent: str | None = None
+        # Not loaded, and the first who waits will have it loaded.
+        self.sleeping = False
         # When a model that loads is likely to be ready, on the loop's clock.
         self.ready_at: float | None = None
         self.change(replicas)
@@ -78,6 +80,8 @@ class Pool:
             return f"model '{self.name}' is loading"
         if State.STOPPED in states:
             return f"model '{self.name}' is not loaded"
+        if State.READY in states:
+            return f"model '{self.name}' takes no requests at the moment"
         if State.FAILED in states:
             return f"model '{self.name}' could not be started"
         return f"the server of model '{self.name}' cannot be reached"
