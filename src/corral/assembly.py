@@ -81,7 +81,7 @@ class Assembly:
     def _exchange(self) -> Exchange:
         config = self.config
         attempts = Attempts(self.client, config.timeouts, config.requests, time.monotonic)
-        forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry)
+        forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
             keyring=Keyring(config.auth.keys, allow_anonymous=config.auth.allow_anonymous),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
@@ -103,6 +103,8 @@ class Assembly:
             server=self.config.server,
             loopback=is_loopback(self.config.server.host),
             started_unix_s=int(time.time()),
+            loader=self.loader,
+            load_patience_s=self.config.llama.start_timeout_s,
         )
         return create_app(parts)
 

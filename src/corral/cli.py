@@ -1,4 +1,4 @@
-"""The command line: serve, check, pull, bench, version; and engine, for the launcher scripts."""
+"""The command line: serve, check, pull, bench, models, status, version; and engine, for the launcher scripts."""
 
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from corral.config import Config, launch_plan, load
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
+from corral.operate import models_app, status
 
 app = typer.Typer(
     name="corral",
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(engine_app, name="engine")
+app.add_typer(models_app, name="models")
+app.command()(status)
 
 # What is wrong with the settings or the arguments.
 USAGE_ERROR = 2
@@ -147,7 +150,7 @@ def _table(settings: Config) -> Table:
     table.add_column("model")
     table.add_column("served by")
     for model in settings.models:
-        table.add_row(model.name, str(model.file) if model.file else ", ".join(model.upstreams))
+        table.add_row(model.name, str(model.file) if model.file else ", ".join(each.url for each in model.remotes))
     clients = sorted({key.client for key in settings.auth.keys})
     table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}"
     return table

@@ -269,7 +269,11 @@ class Loader:
         log.warning("a model does not fit", extra={"fields": {"model": model.name, "why": why}})
         model.asked, model.starved, model.wanted_since, model.error = False, False, None, why
         model.pool.refuse(NotReady(why))
-        self._moves.open(model)
+        if model.residency.on_demand:
+            self._moves.open(model)
+        else:
+            # Nobody will ask again.
+            self._moves.fail(model, why)
 
     def _fits_beside(self, model: LocalModel) -> bool:
         budget = self.settings.memory_bytes

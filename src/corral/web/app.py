@@ -20,6 +20,8 @@ from corral.openai.errors import error_body, error_headers
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
 from corral.upstream.fleet import Fleet
+from corral.upstream.loader import Loader
+from corral.web.admin import admin_router
 from corral.web.document import document
 from corral.web.inference import inference_router
 from corral.web.models import models_router
@@ -36,6 +38,7 @@ EXPOSED_HEADERS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-corral-fallback",
 )
 
 
@@ -51,6 +54,9 @@ class Parts:
     server: ServerSettings
     loopback: bool
     started_unix_s: int
+    loader: Loader
+    # How long an operator waits for a model to be loaded.
+    load_patience_s: float
 
 
 def create_app(parts: Parts) -> ASGIApp:
@@ -61,6 +67,8 @@ def create_app(parts: Parts) -> ASGIApp:
     app.include_router(
         probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness, loopback=parts.loopback)
     )
+    if parts.keyring.has_operator:
+        app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s))
     app.add_exception_handler(CorralError, _tell)
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)
