@@ -1,6 +1,7 @@
-"""The command line: serve, check, pull, bench, models, status, version; and engine, for the launcher scripts."""
+"""The command line: serve, check, pull, bench; models, status, reload; version; engine, for the launcher scripts."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from corral.config import Config, launch_plan, load
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
-from corral.operate import models_app, status
+from corral.operate import models_app, reload, status
 
 app = typer.Typer(
     name="corral",
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(engine_app, name="engine")
 app.add_typer(models_app, name="models")
 app.command()(status)
+app.command()(reload)
 
 # What is wrong with the settings or the arguments.
 USAGE_ERROR = 2
@@ -55,8 +57,8 @@ def serve(
     """Serve models: files with --model, which needs no settings at all, or what the settings name."""
     from corral.serve import run
 
-    settings = load(file=config, flags=_flags(model, host, port, log_level))
-    raise typer.Exit(run(settings))
+    source = partial(load, file=config, flags=_flags(model, host, port, log_level))
+    raise typer.Exit(run(source(), source))
 
 
 @app.command()

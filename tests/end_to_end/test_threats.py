@@ -53,6 +53,7 @@ MATRIX: dict[tuple[str, str], dict[int, set[str]]] = {
     ("post", "/admin/models/{model}/drain"): OPERATORS,
     ("post", "/admin/models/{model}/pin"): OPERATORS,
     ("post", "/admin/models/{model}/unpin"): OPERATORS,
+    ("post", "/admin/reload"): {401: {"nobody", "stranger", "client"}, 200: {"operator"}},
     # On loopback and not forwarded; test_observability.py has the rest.
     ("get", "/metrics"): EVERYBODY,
 }  # fmt: skip

@@ -37,6 +37,10 @@ class Operator:
         """Have it done, and wait for that; how the model stands then."""
         return self._ask("POST", f"/admin/models/{quote(name)}/{action}", ACT_S)
 
+    def reload(self) -> dict[str, Any]:
+        """Have the settings read anew; what that has changed."""
+        return self._ask("POST", "/admin/reload", ACT_S)
+
     def _ask(self, method: str, path: str, limit_s: float) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:

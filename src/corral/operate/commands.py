@@ -1,4 +1,4 @@
-"""``corral models`` and ``corral status``."""
+"""``corral models``, ``corral status`` and ``corral reload``."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from rich.live import Live
 
 from corral.config.operator import operator_key
 from corral.operate.client import Operator
-from corral.operate.tables import fleet_table, model_line
+from corral.operate.tables import fleet_table, model_line, reload_lines
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # How often the live table is drawn anew.
@@ -106,6 +106,11 @@ def status(
                 live.update(fleet_table(operator.models()), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+def reload(url: Url = DEFAULT_URL, api_key: Key = None, as_json: Json = False) -> None:
+    """Have a running Corral read its settings anew; wrong ones change nothing."""
+    _print(_operator(url, api_key).reload(), reload_lines, as_json=as_json)
 
 
 def _operator(url: str, api_key: str | None) -> Operator:

@@ -31,6 +31,15 @@ def model_line(model: dict[str, Any]) -> str:
     return f"{model['name']}: {state}{took}{memory}{notes}"
 
 
+def reload_lines(told: dict[str, Any]) -> str:
+    """What a reload has changed, a line each."""
+    kinds = ("added", "removed", "replaced", "adjusted")
+    lines = [f"{kind}: {', '.join(told[kind])}" for kind in kinds if told[kind]]
+    if told["restart_needed"]:
+        lines.append(f"counts after a restart: {', '.join(told['restart_needed'])}")
+    return "\n".join(lines) or "the settings are read; no model has changed"
+
+
 def state_of(model: dict[str, Any]) -> str:
     """The phase of a model that Corral starts, and the best state of the replicas of another."""
     if model["drained"]:

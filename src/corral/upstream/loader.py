@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from corral.config import FleetSettings
-from corral.core.errors import ModelNotFound, NotReady
+from corral.core.errors import NotReady
 from corral.core.lifecycle import Phase, State, died_for_memory
 from corral.core.placement import Hold, Never, Resident, Start, Stop, Wait, place, surplus
 from corral.upstream.child import Child
@@ -17,6 +17,9 @@ log = logging.getLogger("corral")
 
 # Models grow while they serve: llama-server keeps prompts in memory. So often it is looked whether they still fit.
 LOOK_S = 5.0
+
+# A name that no model can have in the settings.
+REMOVED = " (removed)"
 
 RUNNING = (Phase.LOADING, Phase.LOADED, Phase.UNLOADING)
 
@@ -52,8 +55,12 @@ class Loader:
         """Unload it when its calls are over, and forget it then; nobody can ask for it any more."""
         model.residency = Residency(preload=False)
         model.removed = True
+        # Another may get its name before its processes are gone.
+        del self.models[model.name]
+        while model.name in self.models or not model.name.endswith(REMOVED):
+            model.name += REMOVED
+        self.models[model.name] = model
         self.unload(model)
-        model.pool.refuse(ModelNotFound(f"the model '{model.name}' does not exist any more", param="model"))
 
     def wake(self) -> None:
         """Something has changed: decide anew, soon."""
@@ -107,6 +114,13 @@ class Loader:
     def pin(self, model: LocalModel, *, pinned: bool) -> None:
         """Keep it loaded whatever others need, or no longer."""
         model.pinned = pinned
+        self.wake()
+
+    def adjust(self, model: LocalModel) -> None:
+        """Other rules hold for it from now on; what the settings want loaded at the start is loaded."""
+        if model.residency.preload and not model.residency.on_demand and model.phase is Phase.UNLOADED:
+            model.asked = True
+        self._moves.open(model)
         self.wake()
 
     def replace(self, model: LocalModel) -> None:

@@ -38,14 +38,18 @@ class Maker:
         self._clocks = clocks
         self._on_transition = on_transition
         self._on_change = on_change
+        self._estimates: dict[str, int] = {}
 
     def entry(self, model: ModelSettings) -> Entry:
         """What serves this model; nothing of it has begun."""
         if model.file is None:
-            replicas = [self._remote(model, remote, number) for number, remote in enumerate(model.remotes)]
-            return Entry(model, Pool(model.name, replicas, self._config.queue))
+            return Entry(model, Pool(model.name, self.remote_replicas(model), self._config.queue))
         local = self._local(model)
         return Entry(model, local.pool, local)
+
+    def remote_replicas(self, model: ModelSettings) -> list[Replica]:
+        """The replicas of a model that run elsewhere; nobody watches them yet."""
+        return [self._remote(model, remote, number) for number, remote in enumerate(model.remotes)]
 
     def residency(self, model: ModelSettings) -> Residency:
         """When this model is loaded and when it goes."""
@@ -71,8 +75,16 @@ class Maker:
         return make
 
     def estimated_bytes(self, model: ModelSettings) -> int:
-        """The memory that all processes of this model will take. Reads the model's files."""
-        return estimated_bytes(EngineSpec.of(model, self._config.llama), model)
+        """The memory that all processes of this model will take. Reads the model's files, once."""
+        if model.name not in self._estimates:
+            self._estimates[model.name] = estimated_bytes(EngineSpec.of(model, self._config.llama), model)
+        return self._estimates[model.name]
+
+    def read_files(self) -> None:
+        """Read all that has to be read, so that nothing that is called later waits for a disk."""
+        for model in self._config.models:
+            if model.file is not None:
+                self.estimated_bytes(model)
 
     def _local(self, model: ModelSettings) -> LocalModel:
         numbers = count()

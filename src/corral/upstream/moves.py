@@ -76,10 +76,12 @@ class Moves:
         """Say whether it is worth waiting for the model, and let its processes take calls, or not."""
         pool, gone = model.pool, model.phase in (Phase.UNLOADED, Phase.UNLOADING)
         pool.sleeping = gone and model.residency.on_demand and not model.drained
-        if model.drained:
-            pool.absent = f"model '{model.name}' takes no requests"
+        if model.removed:
+            pool.absent = f"model '{pool.name}' does not exist any more"
+        elif model.drained:
+            pool.absent = f"model '{pool.name}' takes no requests"
         else:
-            pool.absent = f"model '{model.name}' is not loaded" if gone and not (pool.sleeping or model.asked) else None
+            pool.absent = f"model '{pool.name}' is not loaded" if gone and not (pool.sleeping or model.asked) else None
         if model.phase is Phase.LOADED:
             self.drain(model, draining=model.drained)
         pool.dispatch()

@@ -36,7 +36,7 @@ class Pool:
 
     def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings) -> None:
         self.name = name
-        self._settings = settings
+        self.settings = settings
         self._waiters: deque[Waiter] = deque()
         self._held_s = 0.0
         self._closed = False
@@ -98,8 +98,8 @@ class Pool:
         loop = asyncio.get_running_loop()
         waiter = Waiter(tasks, avoid, loop.create_future())
         self._join(waiter)
-        patience = loop.call_later(self._settings.patience_s, self._expire, waiter)
-        unready_patience = loop.call_later(self._settings.unready_patience_s, self._expire_if_unready, waiter)
+        patience = loop.call_later(self.settings.patience_s, self._expire, waiter)
+        unready_patience = loop.call_later(self.settings.unready_patience_s, self._expire_if_unready, waiter)
         try:
             return await waiter.granted
         except BaseException:
@@ -147,7 +147,7 @@ class Pool:
 
     def _full(self) -> CorralError | None:
         waiting = len(self._waiters) - 1
-        if waiting < self._settings.length:
+        if waiting < self.settings.length:
             return None
         return QueueFull(
             f"{waiting} requests are waiting for model '{self.name}' already; try again later",
@@ -180,7 +180,7 @@ class Pool:
         if not self.ready:
             return NotReady(f"{self.why}; try again later", retry_after_s=self.retry_after_s())
         return QueueTimeout(
-            f"no slot of model '{self.name}' became free within {self._settings.patience_s:g} s; try again later",
+            f"no slot of model '{self.name}' became free within {self.settings.patience_s:g} s; try again later",
             retry_after_s=self.retry_after_s(),
         )
 
@@ -210,7 +210,7 @@ class Pool:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
         if self.absent is not None and not self.ready:
-            return NotReady(f"{self.absent}; the operator has to load it")
+            return NotReady(self.absent)
         if all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
         # One that is not ready at the moment comes back with as many slots as it had.

@@ -2,21 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from corral import __version__
-from corral.core.errors import InvalidRequest, NotReady, Unauthorized
+from corral.core.errors import ConfigError, InvalidRequest, NotReady, Unauthorized
 from corral.core.lifecycle import Phase
 from corral.openai.complaints import INVALID_VALUE
 from corral.openai.replies import ErrorReply
 from corral.pipeline.authenticate import Keyring
+from corral.upstream.changes import Reloaded
 from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
 from corral.upstream.local import LocalModel
-from corral.web.admin_shapes import AdminModel, AdminModels, shape_of
+from corral.web.admin_shapes import AdminModel, AdminModels, AdminReload, shape_of
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
@@ -32,7 +34,9 @@ Model = Annotated[str, Path(description="The model's name, or one of its aliases
 AtOnce = Annotated[bool, Query(description="Do not wait for the end of its calls, but cut them.")]
 
 
-def admin_router(fleet: Fleet, loader: Loader, keyring: Keyring, patience_s: float) -> APIRouter:
+def admin_router(
+    fleet: Fleet, loader: Loader, keyring: Keyring, patience_s: float, reload: Callable[[], Awaitable[Reloaded]]
+) -> APIRouter:
     """The routes below /admin; one that waits for something to be loaded or unloaded gives up after ``patience_s``."""
 
     def ensure_operator(request: Request) -> None:
@@ -62,6 +66,16 @@ def admin_router(fleet: Fleet, loader: Loader, keyring: Keyring, patience_s: flo
         summary="How one model stands, with its log",
         responses={404: REFUSALS[404]},
     )
+
+    @router.post("/reload", summary="Read the settings anew", responses={400: {"model": ErrorReply}})
+    async def reload_settings() -> AdminReload:
+        try:
+            done = await reload()
+        except ConfigError as error:
+            message = "\n".join(["the settings are wrong and nothing was changed:", *error.problems])
+            raise InvalidRequest(message, code=INVALID_VALUE) from error
+        return AdminReload(**asdict(done.models), restart_needed=done.restart_needed)
+
     return router
 
 

@@ -82,6 +82,19 @@ class AdminModels(AdminShape):
     models: list[AdminModel]
 
 
+class AdminReload(AdminShape):
+    """What a reload has changed: the names of models, and settings."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    replaced: tuple[str, ...]
+    """Models that are served by new processes, or by other replicas."""
+    adjusted: tuple[str, ...]
+    """Models that go on as they run, by other rules."""
+    restart_needed: tuple[str, ...]
+    """Settings that differ and count from the next start on."""
+
+
 def shape_of(entry: Entry, now: float, *, with_log: bool = False) -> AdminModel:
     """How a model stands; ``now`` is on the monotonic clock."""
     settings, pool, local = entry.settings, entry.pool, entry.local

@@ -1,6 +1,7 @@
 """The FastAPI application: every route, and errors in OpenAI's shape on each of them."""
 
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from corral.observe.metrics import Metrics
 from corral.openai.errors import error_body, error_headers
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
+from corral.upstream.changes import Reloaded
 from corral.upstream.fleet import Fleet
 from corral.upstream.loader import Loader
 from corral.web.admin import admin_router
@@ -57,6 +59,7 @@ class Parts:
     loader: Loader
     # How long an operator waits for a model to be loaded.
     load_patience_s: float
+    reload: Callable[[], Awaitable[Reloaded]]
 
 
 def create_app(parts: Parts) -> ASGIApp:
@@ -68,7 +71,7 @@ def create_app(parts: Parts) -> ASGIApp:
         probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness, loopback=parts.loopback)
     )
     if parts.keyring.has_operator:
-        app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s))
+        app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s, parts.reload))
     app.add_exception_handler(CorralError, _tell)
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)
