@@ -17,7 +17,7 @@ from corral.core.lifecycle import Transition
 from corral.observe import logs
 from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
-from corral.observe.readings import Instrument, Reading, replica_state
+from corral.observe.readings import Instrument, Reading, loaded_models, replica_state
 from corral.pipeline.attempt import Attempts
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
@@ -162,6 +162,7 @@ class Assembly:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
+        yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             yield Reading(Instrument.WAITERS, pool.waiting, (pool.name,))
             for replica in pool.replicas:

@@ -266,3 +266,16 @@ def test_a_crash_while_nobody_looks_leaves_the_model_loaded(gateway: Gateway) ->
     os.kill(pid, signal.SIGKILL)
     assert gateway.post(CHAT, chat(model="two")).status_code == 200
     assert models(gateway)["two"]["replicas"][0]["pid"] != pid
+
+
+def test_the_metrics_tell_of_models_that_come_and_go_and_load_none(gateway: Gateway) -> None:
+    before = gateway.metric("corral_model_loads_total", model="one")
+    assert gateway.metric("corral_model_memory_bytes", model="one") == 0
+    act(gateway, "one", "load")
+    assert gateway.metric("corral_model_loads_total", model="one") == before + 1
+    assert gateway.metric("corral_model_memory_bytes", model="one") > 0
+    assert gateway.metric("corral_memory_budget_bytes") == 10 * 2**30
+    unloads = gateway.metric("corral_model_unloads_total", model="one", reason="asked")
+    act(gateway, "one", "unload")
+    assert gateway.metric("corral_model_unloads_total", model="one", reason="asked") == unloads + 1
+    assert models(gateway)["large"]["phase"] == "unloaded"

@@ -50,6 +50,25 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+class Departure(Enum):
+    """Why a model was unloaded."""
+
+    # Another needed its memory, or may not be loaded beside it.
+    EVICTED = "evicted"
+    # The models had grown beyond the budget.
+    GROWN = "grown"
+    # Nobody used it for as long as it may be idle.
+    IDLE = "idle"
+    # The operator asked for it, or the settings do not name it any more.
+    ASKED = "asked"
+    # New processes take its place.
+    REPLACED = "replaced"
+    # It did not get the memory it wanted while it was loading.
+    NO_MEMORY = "no_memory"
+    # It could not be started.
+    FAILED = "failed"
+
+
 # What a process says or suffers that asks for more memory than there is: the kernel's killer sends SIGKILL, and
 # llama.cpp (ggml-backend.cpp, ggml-cuda.cu, llama-kv-cache.cpp) and C++ say the others.
 OUT_OF_MEMORY = (

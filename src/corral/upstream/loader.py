@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from corral.config import FleetSettings
 from corral.core.errors import NotReady
-from corral.core.lifecycle import Phase, State, died_for_memory
+from corral.core.lifecycle import Departure, Phase, State, died_for_memory
 from corral.core.placement import Hold, Never, Resident, Start, Stop, Wait, place, surplus
 from corral.upstream.child import Child
 from corral.upstream.local import LocalModel, Residency
@@ -101,7 +101,7 @@ class Loader:
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
         elif model.phase is not Phase.UNLOADED and (at_once or model.phase is not Phase.UNLOADING):
-            self._moves.leave(model, "it was asked for", gently=not at_once)
+            self._moves.leave(model, Departure.ASKED, gently=not at_once)
         self._moves.open(model)
         self.wake()
 
@@ -133,7 +133,7 @@ class Loader:
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)
         model.asked = model.asked or again
         if phase in (Phase.LOADING, Phase.LOADED):
-            self._moves.leave(model, "it is replaced", gently=phase is Phase.LOADED)
+            self._moves.leave(model, Departure.REPLACED, gently=phase is Phase.LOADED)
         self._moves.take_over(model, made)
         if phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
@@ -175,7 +175,7 @@ class Loader:
         elif starving is not None and not model.starved:
             # What is idle makes room, whatever the sums say; then it is tried once more.
             model.starved = model.asked = True
-            self._moves.leave(model, "there was not enough memory for it")
+            self._moves.leave(model, Departure.NO_MEMORY, starving)
         elif starving is not None:
             self._moves.fail(model, starving)
         elif all(child.failed for child in model.children):
@@ -241,19 +241,19 @@ class Loader:
 
     def _stop(self, names: Iterable[str], wanted: LocalModel) -> None:
         for name in names:
-            self._moves.leave(self.models[name], f"'{wanted.name}' needs its memory")
+            self._moves.leave(self.models[name], Departure.EVICTED, f"for '{wanted.name}'")
 
     def _relieve(self, now: float) -> None:
         """Stop idle ones when all together have grown beyond the budget."""
         if self.settings.memory_bytes is not None:
             for name in surplus(self._residents(now), self.settings.memory_bytes):
-                self._moves.leave(self.models[name], "the models have grown beyond the memory budget")
+                self._moves.leave(self.models[name], Departure.GROWN)
 
     def _end_idle(self, now: float) -> None:
         for model in self.models.values():
             due_s = self._idle_due_s(model, now)
             if due_s is not None and due_s <= 0:
-                self._moves.leave(model, f"it was idle for {model.residency.idle_ttl_s:g} s")
+                self._moves.leave(model, Departure.IDLE)
 
     def _idle_due_s(self, model: LocalModel, now: float) -> float | None:
         """When it will have been idle for long enough, unless it is used; None when that never ends it."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from corral.core.lifecycle import Phase, State
+from corral.core.lifecycle import Departure, Phase, State
 from corral.core.placement import Hold, Resident, Wanted
 from corral.upstream.child import Child
 from corral.upstream.pool import Pool
@@ -62,8 +62,8 @@ class LocalModel:
     requested: bool = False
     # It is not in the settings any more.
     removed: bool = False
-    # How often it has left; the last one counts.
-    departures: int = 0
+    loads: int = 0
+    departures: dict[Departure, int] = field(default_factory=dict)
     # Why it is not loaded, for operators.
     error: str | None = None
     # Processes that were replaced by ``children`` and finish their calls, or that are to replace them.
@@ -76,6 +76,11 @@ class LocalModel:
         if self.phase is not Phase.UNLOADED:
             return False
         return self.asked or (self.residency.on_demand and not self.drained and self.pool.waiting > 0)
+
+    @property
+    def departed(self) -> int:
+        """How often it has left."""
+        return sum(self.departures.values())
 
     @property
     def stays(self) -> bool:
@@ -114,9 +119,9 @@ class LocalModel:
         if self.phase in (Phase.UNLOADED, Phase.FAILED):
             return 0
         seen = [child.resident_bytes for child in self.children]
-        known = [each for each in seen if each is not None]
-        now = sum(known)
-        if self.phase is Phase.LOADED and len(known) == len(seen):
+        now = sum(each for each in seen if each is not None)
+        complete = None not in seen and all(child.replica.state is State.READY for child in self.children)
+        if self.phase is Phase.LOADED and complete:
             self.seen_bytes = max(self.seen_bytes, now)
         else:
             now = max(now, self.needed_bytes)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-from corral.core.lifecycle import Phase, State
+from corral.core.lifecycle import Departure, Phase, State
 from corral.upstream.child import Child
 from corral.upstream.local import LocalModel
 from corral.upstream.told import told_bytes
@@ -46,22 +46,24 @@ class Moves:
         """One of its processes has become ready."""
         model.load_s = self._clock() - model.phase_since
         model.starved = False
+        model.loads += 1
         self.enter(model, Phase.LOADED)
         log.info("model loaded", extra={"fields": {"model": model.name, "seconds": round(model.load_s, 2)}})
 
-    def leave(self, model: LocalModel, why: str, *, gently: bool = False, into: Phase = Phase.UNLOADED) -> None:
+    def leave(self, model: LocalModel, why: Departure, detail: str = "", *, gently: bool = False) -> None:
         """Take no more calls from this moment on, and end its processes; gently: when their calls are over."""
         self.enter(model, Phase.UNLOADING)
-        log.info("unloading model", extra={"fields": {"model": model.name, "why": why}})
+        model.departures[why] = model.departures.get(why, 0) + 1
+        log.info("unloading model", extra={"fields": {"model": model.name, "why": why.value, "detail": detail}})
         for child in model.processes:
             child.replica.drain()
-        model.departures += 1
-        self._start(self._end(model, model.processes, model.departures, gently=gently, into=into))
+        into = Phase.FAILED if why is Departure.FAILED else Phase.UNLOADED
+        self._start(self._end(model, model.processes, model.departed, gently=gently, into=into))
 
     def fail(self, model: LocalModel, why: str) -> None:
         """Give it up, until someone acts."""
         model.error, model.asked, model.starved = why, False, False
-        self.leave(model, "it could not be started", into=Phase.FAILED)
+        self.leave(model, Departure.FAILED)
 
     def enter(self, model: LocalModel, phase: Phase) -> None:
         """Write its phase, and what follows from it."""
@@ -125,11 +127,11 @@ class Moves:
         self._start(_end_all(ended))
 
     async def _end(
-        self, model: LocalModel, leaving: Sequence[Child], departure: int, *, gently: bool, into: Phase
+        self, model: LocalModel, leaving: Sequence[Child], departed: int, *, gently: bool, into: Phase
     ) -> None:
         if gently:
             await _until_idle(leaving)
-            if model.departures != departure:
+            if model.departed != departed:
                 # It was told to leave at once meanwhile, and may be back already.
                 return
         await _end_all(leaving)
