@@ -50,6 +50,7 @@ class Assembly:
         """``source`` reads the settings anew, for a reload."""
         self.config = config
         self._source = source
+        self._reloading = asyncio.Lock()
         self._started_unix_s = int(time.time())
         self.client = Client()
         self.metrics = Metrics()
@@ -88,6 +89,11 @@ class Assembly:
         Raises ConfigError, and changes nothing, when they are wrong. Requests
         that run finish where they run, by the settings that they began with.
         """
+        # One after the other: an older reading must not take the place of a newer one.
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
         if config.server.host != self.config.server.host:
             # Whether keys are needed depends on it.

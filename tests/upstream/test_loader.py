@@ -86,8 +86,6 @@ async def test_the_one_that_was_used_longest_ago_makes_room_and_is_gone_before_t
         await corral.use("b")
         await corral.use("a")
         first, second = corral.pid("a"), corral.pid("b")
-        for_two = LARGE + corral.model("a").taken_bytes() * 3 // 2
-        corral.loader.settings = corral.loader.settings.model_copy(update={"memory_bytes": for_two})
         waiter = await corral.waiting("c")
         await corral.until_phase("c", Phase.LOADING)
         assert not alive(second)
@@ -134,6 +132,18 @@ async def test_a_model_takes_calls_again_when_nobody_needs_its_memory_any_more(t
             await corral.loader.until(lambda: corral.model("a").yielding)
             waiter.cancel()
             await corral.use("a")
+
+
+@async_test
+async def test_what_an_operator_does_to_a_model_that_yields_does_not_stop_it_from_yielding(tmp_path: Path) -> None:
+    async with running(tmp_path, A, B, memory_bytes=FOR_ONE, turn_s=0.3) as corral:
+        with await corral.lease("a"):
+            waiter = await corral.waiting("b")
+            await corral.loader.until(lambda: corral.model("a").yielding)
+            corral.loader.load(corral.model("a"))
+            assert not corral.model("a").children[0].replica.ready
+        with await waiter:
+            pass
 
 
 @async_test
@@ -424,7 +434,9 @@ async def test_at_the_end_nothing_is_left(tmp_path: Path) -> None:
 
 @async_test
 async def test_once_it_has_run_its_real_memory_counts_instead_of_the_estimate(tmp_path: Path) -> None:
-    async with running(tmp_path, A, B, memory_bytes=FOR_ONE) as corral:
+    async with running(tmp_path, {"name": "a"}, {"name": "b"}, memory_bytes=FOR_ONE) as corral:
+        for name in "ab":
+            corral.model(name).estimated_bytes = LARGE
         await corral.use("a")
         await corral.use("b")
         assert corral.model("a").phase is Phase.UNLOADED
@@ -434,8 +446,17 @@ async def test_once_it_has_run_its_real_memory_counts_instead_of_the_estimate(tm
 
 
 @async_test
+async def test_what_the_operator_says_of_a_models_memory_counts_always(tmp_path: Path) -> None:
+    async with running(tmp_path, A, {**B, "replicas": 2}) as corral:
+        await corral.use("a")
+        await corral.use("b")
+        taken = [(corral.model(name).taken_bytes(), corral.model(name).needed_bytes) for name in "ab"]
+        assert taken == [(LARGE, LARGE), (2 * LARGE, 2 * LARGE)]
+
+
+@async_test
 async def test_models_that_have_grown_beyond_the_budget_make_room_without_being_asked(tmp_path: Path) -> None:
-    async with running(tmp_path, A, B, memory_bytes=4 * LARGE) as corral:
+    async with running(tmp_path, {"name": "a"}, {"name": "b"}, memory_bytes=4 * LARGE) as corral:
         await corral.use("a")
         await corral.use("b")
         corral.loader.settings = corral.loader.settings.model_copy(

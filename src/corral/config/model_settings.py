@@ -142,7 +142,8 @@ class ModelSettings(Section, frozen=True):
     )
     memory_bytes: Size | None = Field(
         default=None,
-        description="Memory that one of its llama-servers takes, where Corral's estimate is wrong.",
+        description="Memory that one of its llama-servers takes; if not set, Corral estimates it, "
+        "and measures it once it runs.",
         examples=["6GiB"],
     )
     allow_fields: Words = Field(

@@ -41,6 +41,8 @@ class LocalModel:
     # What all of its processes will take, as long as it is not known.
     estimated_bytes: int
     pinned: bool = False
+    # The operator says what it takes: that counts, and what the system tells does not.
+    told_bytes: bool = False
     # Those of its children to come.
     numbers: "count[int]" = field(default_factory=count)
     phase: Phase = Phase.UNLOADED
@@ -112,12 +114,14 @@ class LocalModel:
     @property
     def needed_bytes(self) -> int:
         """What it will take when it is loaded."""
-        return self.seen_bytes or self.estimated_bytes
+        return self.estimated_bytes if self.told_bytes else self.seen_bytes or self.estimated_bytes
 
     def taken_bytes(self) -> int:
         """What it takes now; while it loads, at least what it will take. Asks the system."""
         if self.phase in (Phase.UNLOADED, Phase.FAILED):
             return 0
+        if self.told_bytes:
+            return self.estimated_bytes * len(self.processes) // len(self.children)
         seen = [child.resident_bytes for child in self.children]
         now = sum(each for each in seen if each is not None)
         complete = None not in seen and all(child.replica.state is State.READY for child in self.children)

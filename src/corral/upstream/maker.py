@@ -98,6 +98,7 @@ class Maker:
             self.residency(model),
             self.estimated_bytes(model),
             pinned=model.pinned,
+            told_bytes=model.memory_bytes is not None,
             numbers=numbers,
         )
 

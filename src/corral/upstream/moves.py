@@ -85,7 +85,7 @@ class Moves:
         else:
             pool.absent = f"model '{pool.name}' is not loaded" if gone and not (pool.sleeping or model.asked) else None
         if model.phase is Phase.LOADED:
-            self.drain(model, draining=model.drained)
+            self.drain(model, draining=model.drained or model.yielding)
         pool.dispatch()
 
     def drain(self, model: LocalModel, *, draining: bool) -> None:
