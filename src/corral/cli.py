@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, launch_plan, load
+from corral.config import Config, ModelSettings, launch_plan, load
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
@@ -138,6 +138,20 @@ def _tell(message: str) -> None:
     console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
+def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
+    """What serves a model, when its llama-servers are loaded, and what they will take, if Corral starts them."""
+    if model.file is None:
+        return ", ".join(each.url for each in model.remotes), "", ""
+    from corral.upstream.maker import estimated_bytes
+    from corral.upstream.spec import EngineSpec
+    from corral.upstream.told import told_bytes
+
+    on_demand = model.starts_on_demand(settings.fleet.on_demand)
+    loaded = "on demand" if on_demand and not model.preload else "at the start"
+    needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
+    return str(model.file), loaded, f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}"
+
+
 def _flags(model: list[str] | None, host: str | None, port: int | None, log_level: str | None) -> dict[str, object]:
     return {
         "models": tuple(model or ()),
@@ -150,9 +164,13 @@ def _flags(model: list[str] | None, host: str | None, port: int | None, log_leve
 def _table(settings: Config) -> Table:
     table = Table(title=f"Corral {__version__} on {settings.server.host}:{settings.server.port}")
     table.add_column("model")
-    table.add_column("served by")
+    table.add_column("served by", overflow="fold")
+    table.add_column("loaded")
+    table.add_column("memory", justify="right")
     for model in settings.models:
-        table.add_row(model.name, str(model.file) if model.file else ", ".join(each.url for each in model.remotes))
+        table.add_row(model.name, *_served(model, settings))
     clients = sorted({key.client for key in settings.auth.keys})
-    table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}"
+    budget = settings.fleet.memory_bytes
+    limit = f"\nmemory: {budget / 2**30:.1f} GiB for the models that Corral starts" if budget is not None else ""
+    table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}{limit}"
     return table
