@@ -23,7 +23,7 @@ from support.talk import CHAT, begin, chat
 OPERATOR = "key-of-operator"
 HEAD = "models:\n"
 ONE = "  - {{name: one, file: {file}, extra_args: [--token-s, '0.02']}}\n"
-TWO = "  - {{name: two, file: {file}, description: '{told}'}}\n"
+TWO = "  - {{name: two, file: {file}, extra_args: [--token-s, '0.02'], description: '{told}'}}\n"
 REMOTE = "  - {{name: remote, remote: {fake.url}}}\n"
 
 

@@ -8,7 +8,7 @@ class Principal:
     """A client known by its key. Never holds the key."""
 
     client: str
-    # May see addresses in /health, and /metrics from anywhere.
+    # May see addresses in /health, and /metrics from anywhere, and say what becomes of models.
     operator: bool = False
 
 

@@ -122,7 +122,7 @@ class Changes:
             local.pinned = model.pinned
         local.estimated_bytes = self.maker.estimated_bytes(model)
         local.told_bytes = model.memory_bytes is not None
-        local.make = self.maker.children_of(model, local.numbers)
+        local.make = self.maker.children_of(model)
         same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
         if same and before.replicas == model.replicas:
             self.loader.adjust(local)

@@ -125,7 +125,7 @@ class Loader:
 
     def replace(self, model: LocalModel) -> None:
         """Serve it by new processes: they start before the old ones go, where memory allows; else after."""
-        made, phase = model.make(), model.phase
+        made, phase = model.make(model.names), model.phase
         model.error = None
         if phase is Phase.LOADED and not model.incoming and self._fits_beside(model):
             self._moves.begin_incoming(model, made)

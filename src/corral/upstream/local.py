@@ -1,8 +1,7 @@
 """A model whose llama-servers are ours: what it takes, how it stands, and what keeps it where it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from corral.core.lifecycle import Departure, Phase, State
 from corral.core.placement import Hold, Resident, Wanted
@@ -34,8 +33,8 @@ class LocalModel:
 
     name: str
     pool: Pool
-    # Makes children anew, for a restart.
-    make: Callable[[], Sequence[Child]]
+    # Makes children anew, for a restart; with other names than these.
+    make: Callable[[Container[str]], Sequence[Child]]
     children: Sequence[Child]
     residency: Residency
     # What all of its processes will take, as long as it is not known.
@@ -43,8 +42,6 @@ class LocalModel:
     pinned: bool = False
     # The operator says what it takes: that counts, and what the system tells does not.
     told_bytes: bool = False
-    # Those of its children to come.
-    numbers: "count[int]" = field(default_factory=count)
     phase: Phase = Phase.UNLOADED
     # Loading was asked for by the operator or at the start, and has not begun yet.
     asked: bool = False
@@ -78,6 +75,11 @@ class LocalModel:
         if self.phase is not Phase.UNLOADED:
             return False
         return self.asked or (self.residency.on_demand and not self.drained and self.pool.waiting > 0)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all its processes; those to come take others."""
+        return frozenset(child.replica.name for child in self.processes)
 
     @property
     def departed(self) -> int:

@@ -1,7 +1,7 @@
 """Makes what serves a model out of its settings: the pool, its replicas, and the processes that are ours."""
 
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Callable, Container, Sequence
+from itertools import count, islice
 
 from corral.config import Config, ModelSettings, RemoteSettings, gguf
 from corral.config.gguf_metadata import anatomy_of
@@ -63,12 +63,13 @@ class Maker:
             exclusive=model.exclusive,
         )
 
-    def children_of(self, model: ModelSettings, numbers: "count[int]") -> Callable[[], Sequence[Child]]:
-        """What makes the processes of this model, each time with further numbers in their names."""
+    def children_of(self, model: ModelSettings) -> Callable[[Container[str]], Sequence[Child]]:
+        """What makes the processes of this model, with the first numbers in their names that are not taken."""
         spec = EngineSpec.of(model, self._config.llama)
 
-        def make() -> Sequence[Child]:
-            names = [f"{model.name}/{next(numbers)}" for _ in range(model.replicas)]
+        def make(taken: Container[str]) -> Sequence[Child]:
+            free = (name for name in map(f"{model.name}/{{}}".format, count()) if name not in taken)
+            names = list(islice(free, model.replicas))
             replicas = [self._replica(name, model.name) for name in names]
             return [Child(spec, replica, self._prober, self._on_change) for replica in replicas]
 
@@ -87,9 +88,8 @@ class Maker:
                 self.estimated_bytes(model)
 
     def _local(self, model: ModelSettings) -> LocalModel:
-        numbers = count()
-        make = self.children_of(model, numbers)
-        children = make()
+        make = self.children_of(model)
+        children = make(())
         return LocalModel(
             model.name,
             Pool(model.name, [child.replica for child in children], self._config.queue),
@@ -99,7 +99,6 @@ class Maker:
             self.estimated_bytes(model),
             pinned=model.pinned,
             told_bytes=model.memory_bytes is not None,
-            numbers=numbers,
         )
 
     def _remote(self, model: ModelSettings, remote: RemoteSettings, number: int) -> Replica:
