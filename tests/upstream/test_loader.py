@@ -372,6 +372,34 @@ async def test_a_restart_begins_the_new_process_before_the_old_one_goes(tmp_path
 
 
 @async_test
+async def test_a_drained_model_can_be_restarted_and_stays_drained(tmp_path: Path) -> None:
+    async with running(tmp_path, A) as corral:
+        await corral.use("a")
+        old = corral.pid("a")
+        corral.loader.drain(corral.model("a"))
+        corral.loader.replace(corral.model("a"))
+        await corral.loader.until(lambda: corral.model("a").children[0].replica.name == "a/1")
+        await corral.until(lambda: not alive(old))
+        with pytest.raises(NotReady, match="takes no requests"):
+            await corral.lease("a")
+        corral.loader.load(corral.model("a"))
+        await corral.use("a")
+
+
+@async_test
+async def test_a_model_that_left_at_once_can_be_back_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, A) as corral:
+        for _ in range(3):
+            with await corral.lease("a"):
+                corral.loader.unload(corral.model("a"))
+                waiter = await corral.waiting("a")
+                corral.loader.unload(corral.model("a"), at_once=True)
+                corral.loader.unload(corral.model("a"), at_once=True)
+                with await waiter:
+                    assert corral.model("a").phase is Phase.LOADED
+
+
+@async_test
 async def test_where_memory_does_not_allow_it_a_restart_begins_after_the_old_process(tmp_path: Path) -> None:
     async with running(tmp_path, A, memory_bytes=LARGE) as corral:
         with await corral.lease("a"):

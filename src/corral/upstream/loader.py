@@ -100,8 +100,10 @@ class Loader:
         model.asked = False
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
-        elif model.phase is not Phase.UNLOADED and (at_once or model.phase is not Phase.UNLOADING):
+        elif model.phase in (Phase.LOADING, Phase.LOADED):
             self._moves.leave(model, Departure.ASKED, gently=not at_once)
+        elif at_once:
+            self._moves.hurry(model)
         self._moves.open(model)
         self.wake()
 
@@ -182,7 +184,7 @@ class Loader:
             self._moves.fail(model, model.children[0].why)
 
     def _settle_loaded(self, model: LocalModel) -> None:
-        if any(child.replica.ready for child in model.incoming):
+        if any(child.replica.state is State.READY for child in model.incoming):
             self._moves.take_over(model, model.incoming)
         elif model.incoming and all(child.failed for child in model.incoming):
             self._moves.drop_incoming(model)

@@ -61,6 +61,8 @@ class LocalModel:
     requested: bool = False
     # It is not in the settings any more.
     removed: bool = False
+    # It leaves without waiting for the end of its calls.
+    at_once: bool = False
     loads: int = 0
     departures: dict[Departure, int] = field(default_factory=dict)
     # Why it is not loaded, for operators.
@@ -80,11 +82,6 @@ class LocalModel:
     def names(self) -> frozenset[str]:
         """The names of all its processes; those to come take others."""
         return frozenset(child.replica.name for child in self.processes)
-
-    @property
-    def departed(self) -> int:
-        """How often it has left."""
-        return sum(self.departures.values())
 
     @property
     def stays(self) -> bool:

@@ -57,8 +57,16 @@ class Moves:
         log.info("unloading model", extra={"fields": {"model": model.name, "why": why.value, "detail": detail}})
         for child in model.processes:
             child.replica.drain()
+        model.at_once = not gently
         into = Phase.FAILED if why is Departure.FAILED else Phase.UNLOADED
-        self._start(self._end(model, model.processes, model.departed, gently=gently, into=into))
+        self._start(self._end(model, model.processes, into))
+
+    def hurry(self, model: LocalModel) -> None:
+        """It leaves already, and is not to wait for the end of its calls any longer."""
+        model.at_once = True
+        for child in model.processes:
+            if child.replica.on_idle is not None:
+                child.replica.on_idle()
 
     def fail(self, model: LocalModel, why: str) -> None:
         """Give it up, until someone acts."""
@@ -89,8 +97,8 @@ class Moves:
         pool.dispatch()
 
     def drain(self, model: LocalModel, *, draining: bool) -> None:
-        """Let its processes take no more calls, or take them again."""
-        for child in model.children:
+        """Let its processes take no more calls, or take them again; those that were replaced never do."""
+        for child in (*model.children, *model.incoming):
             child.replica.drain(draining=draining)
 
     def begin_incoming(self, model: LocalModel, made: Sequence[Child]) -> None:
@@ -98,6 +106,7 @@ class Moves:
         model.incoming = made
         model.pool.change([child.replica for child in model.processes])
         self._begin_all(made)
+        self.drain(model, draining=model.drained or model.yielding)
 
     def drop_incoming(self, model: LocalModel) -> None:
         """The new processes could not be started; the old ones stay."""
@@ -126,14 +135,9 @@ class Moves:
         model.pool.change([child.replica for child in model.processes])
         self._start(_end_all(ended))
 
-    async def _end(
-        self, model: LocalModel, leaving: Sequence[Child], departed: int, *, gently: bool, into: Phase
-    ) -> None:
-        if gently:
-            await _until_idle(leaving)
-            if model.departed != departed:
-                # It was told to leave at once meanwhile, and may be back already.
-                return
+    async def _end(self, model: LocalModel, leaving: Sequence[Child], into: Phase) -> None:
+        # There is one such task for each time that it leaves: who is in a hurry nudges this one.
+        await _until_idle(model, leaving)
         await _end_all(leaving)
         if into is Phase.FAILED and not model.asked:
             for child in leaving:
@@ -157,12 +161,12 @@ class Moves:
         return self.tasks
 
 
-async def _until_idle(children: Sequence[Child]) -> None:
-    """Return when none of them has a call any more; they take no new ones."""
+async def _until_idle(model: LocalModel, leaving: Sequence[Child]) -> None:
+    """Return when none of them has a call any more, or the model is to leave at once; they take no new ones."""
     changed = asyncio.Event()
-    for child in children:
+    for child in leaving:
         child.replica.on_idle = changed.set
-    while any(child.replica.busy for child in children):
+    while not model.at_once and any(child.replica.busy for child in leaving):
         changed.clear()
         await changed.wait()
 
