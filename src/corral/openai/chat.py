@@ -62,7 +62,7 @@ def chat_call(request: ChatRequest, body: Mapping[str, Any], policy: Policy) -> 
 
 
 def everyday_call(request: EverydayChatRequest, body: Mapping[str, Any], policy: Policy) -> Call:
-    """What ``chat_call`` makes of a body with everyday fields only."""
+    """What ``chat_call`` makes of a body with everyday fields only, where the policy has no parameters."""
     _ensure_messages(request.messages)
     ensure_local(request.messages, policy)
     fields = own_fields_out(body)

@@ -34,17 +34,24 @@ def parse(endpoint: Endpoint, body: bytes, policy_of: PolicyOf) -> Call:
     document = decode(body)
     match endpoint:
         case Endpoint.CHAT:
-            if document.keys() <= EVERYDAY:
-                everyday = _checked(EverydayChatRequest, document)
-                return everyday_call(everyday, document, _policy(everyday, document, body, policy_of))
-            chat = _checked(ChatRequest, document)
-            return chat_call(chat, document, _policy(chat, document, body, policy_of))
+            return _chat_call(document, body, policy_of)
         case Endpoint.COMPLETIONS:
             completion = _checked(CompletionRequest, document)
             return completion_call(completion, document, _policy(completion, document, body, policy_of))
         case Endpoint.EMBEDDINGS:
             embedding = _checked(EmbeddingRequest, document)
             return embedding_call(embedding, document, _policy(embedding, document, body, policy_of))
+
+
+def _chat_call(document: dict[str, Any], body: bytes, policy_of: PolicyOf) -> Call:
+    if document.keys() <= EVERYDAY:
+        everyday = _checked(EverydayChatRequest, document)
+        policy = _policy(everyday, document, body, policy_of)
+        if policy.parameters is None:
+            return everyday_call(everyday, document, policy)
+        # The operator's fields may be any, and some have to be mended.
+    chat = _checked(ChatRequest, document)
+    return chat_call(chat, document, _policy(chat, document, body, policy_of))
 
 
 def _checked(model: type[Request], document: dict[str, Any]) -> Request:

@@ -14,6 +14,7 @@ from corral.core.errors import (
     ConnectFailed,
     ConnectionLost,
     InvalidRequest,
+    Unavailable,
     UpstreamError,
     UpstreamLoading,
     UpstreamRefused,
@@ -37,6 +38,9 @@ PARTS_AT_ONCE = 2
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
+# Names the model that answered in place of the one that was asked for.
+FALLBACK_HEADER = b"x-corral-fallback"
+
 T = TypeVar("T")
 Attempt = Callable[[Lease, Call, Record], Awaitable[T]]
 
@@ -51,6 +55,8 @@ class Forwarder:
     jitter: Callable[[], float]
     # Told of each retry: the model and the code of the error behind it.
     on_retry: Callable[[str, str], None]
+    # What answers when nothing of a pool can, if there is such a one.
+    fallback: Callable[[Pool], Pool | None] = lambda _: None
 
     async def forward(self, call: Call, principal: Principal, pool: Pool, answer: Answer, record: Record) -> None:
         """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
@@ -58,15 +64,26 @@ class Forwarder:
         deadline = Deadline(total_s)
         try:
             with deadline:
-                await self._forward(Demand(call, principal, record.bytes_in), pool, answer, record)
+                await self._forward_or_fall_back(Demand(call, principal, record.bytes_in), pool, answer, record)
         except TimeoutError:
             if not deadline.expired:
                 raise
             raise UpstreamTimeout("total", total_s) from None
 
+    async def _forward_or_fall_back(self, demand: Demand, pool: Pool, answer: Answer, record: Record) -> None:
+        record.queued_at = self.attempts.clock()
+        try:
+            await self._forward(demand, pool, answer, record)
+        except (Unavailable, UpstreamError):
+            other = self.fallback(pool)
+            if other is None or answer.started:
+                raise
+            record.model = other.name
+            answer.headers.append((FALLBACK_HEADER, other.name.encode()))
+            await self._forward(demand, other, answer, record)
+
     async def _forward(self, demand: Demand, pool: Pool, answer: Answer, record: Record) -> None:
         call = demand.call
-        record.queued_at = self.attempts.clock()
         if call.inputs > 1 and not pool.slots:
             # A call is cut by the slots there are, which a first lease waits to know.
             with await pool.lease(_part(demand, range(1))):

@@ -2,26 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from corral.config import QueueSettings
 from corral.core.balance import Balance
-from corral.core.call import Endpoint
 from corral.core.demand import Demand
-from corral.core.errors import (
-    ContextLengthExceeded,
-    CorralError,
-    InvalidRequest,
-    NotReady,
-    QueueFull,
-    QueueTimeout,
-    ShuttingDown,
-)
+from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, ShuttingDown
 from corral.core.fairness import FairQueue, Place
 from corral.core.lifecycle import State
 from corral.core.principal import Priority
+from corral.upstream.hopeless import beyond_all, why_unready
 from corral.upstream.replica import Lease, Replica
 from corral.upstream.routing import HELD, Choice, Routing
 
@@ -31,9 +23,6 @@ log = logging.getLogger("corral.replica")
 DEFAULT_RETRY_S = 1.0
 # The weight of the newest lease in the mean length of leases.
 HELD_SMOOTHING = 0.2
-
-# Where a request holds its prompt.
-PROMPTS = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt", Endpoint.EMBEDDINGS: "input"}
 
 
 @dataclass(slots=True, eq=False)
@@ -58,16 +47,35 @@ class Pool:
 
     def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings, balance: Balance) -> None:
         self.name = name
-        self.replicas = tuple(replicas)
-        self.routing = Routing(self.replicas, balance)
+        self.routing = Routing((), balance)
         self._settings = settings
         self._queue: FairQueue[Waiter] = FairQueue()
         # The tasks of those who wait.
         self._tasks = 0
         self._held_s = 0.0
         self._closed = False
+        # Told of a call that has to wait, while no replica is ready; set by who loads models.
+        self.on_wanted: Callable[[], None] = _nothing
+        # Why nobody need wait for this model; written by who loads models and by the operator.
+        self.absent: str | None = None
+        # Not loaded, and the first who waits will have it loaded.
+        self.sleeping = False
+        # When a model that loads is likely to be ready, on the loop's clock.
+        self.ready_at: float | None = None
+        self.change(replicas)
+
+    def change(self, replicas: Sequence[Replica]) -> None:
+        """Go to these replicas from now on; what others have been leased is given back all the same."""
+        self.replicas = self.routing.replicas = tuple(replicas)
         for replica in self.replicas:
             replica.on_change = self.dispatch
+        self.dispatch()
+
+    def go_by(self, settings: QueueSettings, balance: Balance) -> None:
+        """Other settings count from now on; who waits already keeps the patience that it came with."""
+        self._settings = settings
+        self.routing.balance = balance
+        self.dispatch()
 
     @property
     def ready(self) -> bool:
@@ -89,12 +97,7 @@ class Pool:
     @property
     def why(self) -> str:
         """Why no replica is ready, for clients: a state, and nothing internal."""
-        states = {replica.state for replica in self.replicas}
-        if states & {State.LOADING, State.UNKNOWN, State.BACKOFF}:
-            return f"model '{self.name}' is loading"
-        if State.FAILED in states:
-            return f"model '{self.name}' could not be started"
-        return f"the server of model '{self.name}' cannot be reached"
+        return self.absent or why_unready(self.name, {replica.state for replica in self.replicas})
 
     async def lease(self, demand: Demand, *, avoid: Collection[Replica] = ()) -> Lease:
         """Wait for the slots of one replica that the call takes, of ``avoid`` only if no other has them free.
@@ -117,6 +120,14 @@ class Pool:
         while self._queue and self._serve_one(now):
             pass
 
+    def refuse(self, error: CorralError) -> None:
+        """Let nobody who waits now wait any longer."""
+        now = asyncio.get_running_loop().time()
+        for place in self._queue.in_turn(now, self._settings.lift_s):
+            if not place.who.granted.done():
+                place.who.granted.set_exception(error)
+        self.dispatch()
+
     def close(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
@@ -125,6 +136,8 @@ class Pool:
     def retry_after_s(self) -> float:
         """When a slot is likely to be free for one who comes back: what waits, served at the measured rate."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
+        if not slots and self.ready_at is not None:
+            return max(DEFAULT_RETRY_S, float(ceil(self.ready_at - asyncio.get_running_loop().time())))
         if not slots or not self._held_s:
             return DEFAULT_RETRY_S
         return max(DEFAULT_RETRY_S, float(ceil((self._tasks + 1) * self._held_s / slots)))
@@ -134,7 +147,7 @@ class Pool:
     def _lease_now(self, demand: Demand, avoid: Collection[Replica], now: float) -> Lease | None:
         if self._closed:
             return None
-        if len(self.replicas) > 1:
+        if len(self.replicas) != 1:
             choice = self.routing.choose(demand, avoid, (), now, self._held_s)
             return self._take(choice.replica, demand, now, choice) if choice.replica else None
         replica = self.replicas[0]
@@ -168,6 +181,8 @@ class Pool:
             self._leave(place)
             self.dispatch()
             raise error
+        if not waiter.granted.done() and not self.ready:
+            self.on_wanted()
         return place
 
     def _full(self, ahead: int, own: int) -> CorralError | None:
@@ -240,14 +255,13 @@ class Pool:
     def _hopeless(self, demand: Demand) -> CorralError | None:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
-        fitting = [replica for replica in self.replicas if demand.may_fit(replica.context)]
-        if not fitting:
-            return too_long(demand, max(replica.context or 0 for replica in self.replicas))
-        if all(replica.state is State.FAILED for replica in self.replicas):
+        if self.absent is not None and not self.ready:
+            return NotReady(self.absent)
+        if (error := beyond_all(demand, self.replicas)) is not None:
+            return error
+        if self.replicas and all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
-        # One that is not ready at the moment comes back with as many slots as it had.
-        slots = max(replica.slots for replica in fitting)
-        return too_many_tasks(demand.tasks, slots) if self.ready and demand.tasks > slots else None
+        return None
 
     # Going.
 
@@ -308,19 +322,5 @@ class Pool:
             log.log(level, event, extra={"fields": {"model": self.name, "replica": replica.name}})
 
 
-def too_long(demand: Demand, context: int) -> ContextLengthExceeded:
-    """A prompt that fits into no slot."""
-    return ContextLengthExceeded(
-        f"this model's maximum context length is {context} tokens and the prompt has at least "
-        f"{demand.least_tokens()}; send a shorter one",
-        param=PROMPTS[demand.call.endpoint],
-    )
-
-
-def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:
-    """A call that no replica can ever take; llama-server refuses it too (n must be at most its slots)."""
-    return InvalidRequest(
-        f"the request makes {tasks} tasks at once (prompts x n) and this model has {slots} slots; ask for no more",
-        param="n",
-        code="invalid_value",
-    )
+def _nothing() -> None:
+    pass
