@@ -114,6 +114,16 @@ def test_what_a_call_took_is_settled_when_it_ends() -> None:
     assert served.count("other") > 2 * served.count("app")
 
 
+def test_another_weight_counts_also_for_a_client_that_always_waits() -> None:
+    line = Line()
+    for _ in range(60):
+        line.come(DEFAULT)
+        line.come(OTHER)
+    line.come(Principal(DEFAULT.client, weight=2.0))
+    served = [line.serve() for _ in range(60)]
+    assert served.count(DEFAULT.client) == pytest.approx(40, abs=2)
+
+
 def test_a_client_of_twice_the_weight_gets_twice_as_much() -> None:
     line = Line()
     heavy = Principal("heavy", weight=2.0)

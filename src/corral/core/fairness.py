@@ -107,11 +107,12 @@ class FairQueue(Generic[T]):
         if account is None:
             account = Account(principal.client, principal.priority, principal.weight, band.floor(), self._task_cost)
             band.accounts[principal.client] = account
-        elif not account.waiting:
-            account.weight = principal.weight
-            if account.served < band.start:
-                # The floor is never above the start: most are above both and need not look for it.
-                account.served = max(account.served, band.floor())
+            return account
+        # The settings may give it another than it had.
+        account.weight = principal.weight
+        if not account.waiting and account.served < band.start:
+            # The floor is never above the start: most are above both and need not look for it.
+            account.served = max(account.served, band.floor())
         return account
 
     def join(self, account: Account[T], who: T, now: float) -> Place[T]:
