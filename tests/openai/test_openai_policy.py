@@ -154,3 +154,11 @@ def test_the_operators_parameters_are_put_in_and_left_out() -> None:
     assert (said["temperature"], said["top_k"], said["cache_prompt"], said["top_p"]) == (1.5, 5, True, 0.5)
     assert "seed" not in said
     assert read_chat(policy, temperature=None).fields["temperature"] == 0.2
+
+
+@pytest.mark.parametrize("more", [{}, {"max_tokens": 5}, {"stream": True}])
+def test_they_hold_for_requests_that_say_nothing_unusual_and_are_mended_like_a_clients(more: dict[str, Any]) -> None:
+    parameters = Parameters({"stop": ["", "END"]}, {"temperature": 0.5}, frozenset({"seed"}))
+    call = read_chat(Policy(default_max_tokens=500, parameters=parameters), **more)
+    assert (call.fields["stop"], call.fields["temperature"]) == (["END"], 0.5)
+    assert (call.max_tokens, call.stream) == (more.get("max_tokens", 500), more.get("stream", False))

@@ -30,7 +30,7 @@ from support.asgi_client import AsgiClient
 from support.exchanges import LONG_S, opened
 from support.fake import FakeLlama
 from support.loops import on_both_loops
-from support.pools import demand_of, pool_of, settle
+from support.pools import demand_of, pool_of, replica_of, settle
 from support.told_llama import until
 
 
@@ -327,3 +327,22 @@ async def test_a_call_of_embeddings_is_cut_into_parts_too(fake: FakeLlama) -> No
     assert [each["index"] for each in reply["data"]] == list(range(7))
     assert len({tuple(each["embedding"]) for each in reply["data"]}) == 7
     assert record.usage == Usage(prompt_tokens=reply["usage"]["prompt_tokens"])
+
+
+@on_both_loops
+async def test_a_call_that_falls_back_was_queued_when_it_came(fake: FakeLlama) -> None:
+    async with bench(fake) as made:
+        replica = replica_of(1, "gone/0")
+        gone, fallback = pool_of(replica), made.pool
+
+        def fall_back(_: Pool) -> Pool:
+            made.now[0] = 7.0
+            return fallback
+
+        # It is thought to be ready, and has no address.
+        made.forwarder = replace(made.forwarder, retries=RetrySettings(attempts=1), fallback=fall_back)
+        made.pool = gone
+        record, error = await made.forward(chat())
+        assert (error, record.replica, record.attempts, made.now[0]) == (None, "m/0", 2, 7.0)
+        assert record.queue_wait_s == 0.0
+        made.pool = fallback

@@ -2,8 +2,19 @@
 
 import pytest
 
-from corral.core.errors import ConnectionLost, InvalidRequest, NotReady, QueueFull, QueueTimeout, ShuttingDown
+from corral.config import QueueSettings
+from corral.core.balance import Balance
+from corral.core.errors import (
+    ConnectionLost,
+    ContextLengthExceeded,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
 from corral.core.lifecycle import State
+from corral.core.principal import Principal, Priority
 from support.pools import demand_of, leasing, pool_of, replica_of, settle
 from support.virtual_time import advance, in_virtual_time
 
@@ -430,3 +441,66 @@ async def test_who_is_refused_is_told_to_come_back_when_the_queue_will_have_been
             pass
     for waiter in waiters:
         waiter.cancel()
+
+
+@in_virtual_time
+async def test_a_model_without_any_replica_is_waited_for() -> None:
+    pool, told = pool_of(unready_patience_s=SHORT_S), []
+    pool.on_wanted = lambda: told.append(pool.waiting)
+    patient, impatient = await leasing(pool), await leasing(pool)
+    assert (told, pool.slots, pool.ready) == ([1, 2], 0, False)
+    impatient.cancel()
+    replica = replica_of(1)
+    pool.change([replica])
+    assert (await patient).replica is replica
+    pool.change([])
+    waiter = await leasing(pool)
+    await advance(SHORT_S)
+    with pytest.raises(NotReady):
+        await waiter
+
+
+@in_virtual_time
+async def test_replicas_that_were_replaced_say_nothing_of_what_a_call_may_take() -> None:
+    old, new = replica_of(4, "old"), replica_of(2, "new", context=10)
+    pool = pool_of(old, new)
+    with await pool.lease(demand_of(4)) as lease:
+        assert lease.replica is old
+        old.drain()
+        with pytest.raises(InvalidRequest, match=r"4 tasks .* 2 slots"):
+            await pool.lease(demand_of(4))
+        with pytest.raises(ContextLengthExceeded):
+            await pool.lease(demand_of(text="word " * 100))
+        # Without the others it may take calls again.
+        new.become(State.UNREACHABLE, "x")
+        waiter = await leasing(pool, 4)
+        old.drain(draining=False)
+        assert not waiter.done()
+    assert (await waiter).replica is old
+
+
+@in_virtual_time
+async def test_all_who_wait_are_refused_whoever_they_are() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica)
+    await pool.lease(demand_of(1))
+    principals = [Principal(f"client-{number}", priority=priority) for priority in Priority for number in range(2)]
+    waiters = [await leasing(pool, demand_of(1, principal)) for principal in principals for _ in range(2)]
+    pool.refuse(NotReady("it does not fit"))
+    await settle()
+    assert all(isinstance(waiter.exception(), NotReady) for waiter in waiters)
+    assert pool.waiting == 0
+
+
+@in_virtual_time
+async def test_other_settings_count_from_now_on() -> None:
+    pool = pool_of(replica_of(1), length=0)
+    with await pool.lease(demand_of(1)):
+        with pytest.raises(QueueFull):
+            await pool.lease(demand_of(1))
+        pool.go_by(QueueSettings(length=1, patience_s=SHORT_S), Balance.STICKY)
+        waiter = await leasing(pool)
+        await advance(SHORT_S)
+        with pytest.raises(QueueTimeout):
+            await waiter
+    assert pool.routing.balance is Balance.STICKY

@@ -100,6 +100,34 @@ async def test_the_cache_of_a_server_that_was_started_anew_is_empty() -> None:
 
 
 @in_virtual_time
+async def test_nothing_is_kept_of_a_replica_that_has_gone() -> None:
+    first, second = pair()
+    pool = pool_of(first, second)
+    home = (await asked(pool, LONG)).replica
+    stays = second if home is first else first
+    late = await pool.lease(demand_of(text=LONG))
+    assert late.replica is home
+    fresh = replica_of(2, home.name)
+    pool.change([stays, fresh])
+    end(late, Usage(1000, 900, 1))
+    assert [len(replica.prefixes) for replica in pool.routing.replicas] == [0, 0]
+    lease = await pool.lease(demand_of(text=LONG))
+    assert (lease.replica in (stays, fresh), lease.reason) == (True, "uncached")
+    # The newcomer does not make up for what it has not served.
+    end(lease)
+    names = [(await asked(pool, f"{number} {OTHER}")).replica.name for number in range(8)]
+    assert names.count(stays.name) == pytest.approx(4, abs=1)
+
+
+@in_virtual_time
+async def test_the_heavier_of_two_gets_more_of_what_is_in_no_cache() -> None:
+    light, heavy = replica_of(6, "light"), replica_of(6, "heavy", weight=2.0)
+    pool = pool_of(light, heavy)
+    leases = [await pool.lease(demand_of(text=f"{number} {LONG}")) for number in range(6)]
+    assert [lease.replica.name for lease in leases].count("heavy") == 4
+
+
+@in_virtual_time
 async def test_one_replica_costs_no_look_at_the_prompt() -> None:
     pool = pool_of(replica_of(1))
     # What is no chat could not be looked at.
