@@ -145,8 +145,12 @@ class Corral(Child):
 
     def until_ready(self) -> None:
         """Wait until every replica of every model is ready; ends the program when that does not come."""
-        self._until(self._find_port, "listening")
+        self.until_listening()
         self._until(self._all_ready, "ready")
+
+    def until_listening(self) -> None:
+        """Wait until it tells its port; for models that are loaded on demand nothing else is to be waited for."""
+        self._until(self._find_port, "listening")
 
     def scrape(self) -> Scrape:
         """What ``/metrics`` says now."""

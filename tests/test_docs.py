@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 API = (ROOT / "docs" / "api.md").read_text()
 
 # What only operators see: it ends a command, and never answers a request.
-OPERATORS_ONLY = (errors.ConfigError, errors.EngineError, errors.PullError)
+OPERATORS_ONLY = (errors.ConfigError, errors.EngineError, errors.OperateError, errors.PullError)
 # The codes that InvalidRequest is raised with.
 INVALID = (
     complaints.MISSING,
@@ -91,8 +91,9 @@ def test_the_manual_tells_of_no_error_that_is_gone() -> None:
 
 @async_test
 async def test_every_route_stands_in_the_manual() -> None:
-    served = routes(Assembly(load(env={})).app)
+    served = routes(Assembly(load(env={"OPERATOR_API_KEY": "key-of-operator"})).app)
     assert {"POST /v1/chat/completions", "GET /health", "GET /v1/models/{model}", "GET /docs"} <= served
+    assert "POST /admin/models/{model}/load" in served
     assert {route for route in served if f"`{route}`" not in API} == set()
 
 

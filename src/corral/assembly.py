@@ -1,37 +1,43 @@
 """Puts the parts together: the one place that knows them all."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, ModelSettings, is_loopback, load
-from corral.core.balance import Balance
-from corral.core.lifecycle import State, Transition
+from corral.config import Config, is_loopback, load
+from corral.config.differences import fixed_differences, with_fixed_of
+from corral.core.errors import ConfigError
+from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
 from corral.observe import logs
 from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
-from corral.observe.readings import Instrument, Reading, replica_state
-from corral.openai.policy import Policy
+from corral.observe.readings import Instrument, Reading, loaded_models, replica_state
 from corral.pipeline.attempt import Attempts
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
 from corral.pipeline.forward import Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
+from corral.pipeline.policies import Policies
+from corral.upstream.changes import Changes, Reloaded, begin
 from corral.upstream.fleet import Fleet
-from corral.upstream.pool import Pool
+from corral.upstream.loader import Loader
+from corral.upstream.maker import Maker
 from corral.upstream.probe import Prober
-from corral.upstream.replica import Clocks, Replica
-from corral.upstream.spec import EngineSpec
-from corral.upstream.supervisor import Supervisor
-from corral.upstream.wire import Address, Client
+from corral.upstream.replica import Clocks
+from corral.upstream.watches import Watches
+from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
+
+log = logging.getLogger("corral")
 
 
 class Assembly:
@@ -41,37 +47,67 @@ class Assembly:
     replicas and keep the llama-servers alive. To be made within a running loop.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, source: Callable[[], Config] = load) -> None:
+        """``source`` reads the settings anew, for a reload."""
         self.config = config
+        self._source = source
+        self._reloading = asyncio.Lock()
+        self._started_unix_s = int(time.time())
         self.client = Client()
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.changed = asyncio.Event()
-        self.supervisors: list[Supervisor] = []
-        self._prober = Prober(self.client)
-        self._clocks = Clocks(time.monotonic, time.time)
-        self.fleet = Fleet({model.name: self._pool(model) for model in config.models}, any_model=config.any_model)
+        self.loader = Loader(config.fleet, time.monotonic)
+        self.watches = Watches()
+        maker = self._maker(config)
+        self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
-        self.exchange = self._exchange()
+        self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
-        self.app = self._app()
+        self.app = Current(self._app())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        watchers = [replica.watch() for pool in self.fleet for replica in pool.replicas]
         async with asyncio.TaskGroup() as tasks:
-            owned = [tasks.create_task(each) for each in watchers]
-            owned += [tasks.create_task(supervisor.run()) for supervisor in self.supervisors]
+            self.watches.group = tasks
+            for entry in self.fleet.entries.values():
+                begin(entry, self.loader, self.watches)
+            loading = tasks.create_task(self.loader.run(), name="corral-loader")
             try:
                 with watched_lag(self.metrics.late, time.monotonic):
                     yield
             finally:
                 self.fleet.close()
-                for task in owned:
-                    task.cancel()
+                self.watches.close()
+                loading.cancel()
         await self.client.close()
+
+    async def reload(self) -> Reloaded:
+        """Read the settings anew and go by them, as far as that goes without a restart.
+
+        Raises ConfigError, and changes nothing, when they are wrong. Requests
+        that run finish where they run, by the settings that they began with.
+        """
+        # One after the other: an older reading must not take the place of a newer one.
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Reloaded:
+        config = await asyncio.to_thread(self._source)
+        if config.server.host != self.config.server.host:
+            # Whether keys are needed depends on it.
+            raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
+        maker = self._maker(config)
+        await asyncio.to_thread(maker.read_files)
+        old, self.config = self.config, with_fixed_of(config, self.config)
+        models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
+        self._exchange_by(old)
+        self.app.change(self._app())
+        done = Reloaded(models, fixed_differences(old, config))
+        log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
+        return done
 
     async def until(self, claim: Callable[[], bool]) -> None:
         """Wait until ``claim`` holds; it is asked anew whenever a replica changes its state."""
@@ -79,10 +115,23 @@ class Assembly:
             self.changed.clear()
             await self.changed.wait()
 
-    def _exchange(self) -> Exchange:
-        config = self.config
+    def _maker(self, config: Config) -> Maker:
+        clocks = Clocks(time.monotonic, time.time)
+        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake)
+
+    def _exchange_by(self, old: Config) -> None:
+        """Give the exchange, which the listener holds, what the settings in force say."""
+        new = self._exchange(self.config)
+        if self.config.limits != old.limits:
+            # What clients have used up is forgotten only then.
+            self.exchange.limiter = new.limiter
+        self.exchange.keyring = new.keyring
+        self.exchange.forwarder = new.forwarder
+        self.exchange.policy_of = new.policy_of
+
+    def _exchange(self, config: Config) -> Exchange:
         attempts = Attempts(self.client, config.timeouts, config.requests, time.monotonic)
-        forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry)
+        forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
             keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
@@ -103,50 +152,24 @@ class Assembly:
             readiness=self.readiness,
             server=self.config.server,
             loopback=is_loopback(self.config.server.host),
-            started_unix_s=int(time.time()),
+            started_unix_s=self._started_unix_s,
+            loader=self.loader,
+            load_patience_s=self.config.llama.start_timeout_s,
+            reload=self.reload,
         )
         return create_app(parts)
-
-    def _pool(self, model: ModelSettings) -> Pool:
-        replicas = [self._remote(model, url, number) for number, url in enumerate(model.upstreams)]
-        if model.file is not None:
-            replicas.append(self._child(model))
-        return Pool(model.name, replicas, self.config.queue, Balance(self.config.routing.balance))
-
-    def _remote(self, model: ModelSettings, url: str, number: int) -> Replica:
-        key = self.config.llama.api_key
-        name = f"{model.name}/{number}"
-        return self._replica(name, model, Address.parse(url), key.get_secret_value() if key else None)
-
-    def _child(self, model: ModelSettings) -> Replica:
-        """A replica whose llama-server is a child of ours, and its supervisor."""
-        if model.file is None:
-            raise ValueError("a child needs a model file")
-        replica = self._replica(f"{model.name}/0", model, None, None)
-        spec = EngineSpec.own(model.name, model.file, self.config.llama)
-        supervisor = Supervisor(
-            spec,
-            self._prober.facts,
-            lambda transition: _follow(replica, supervisor, transition),
-            replica=replica.name,
-        )
-        self.supervisors.append(supervisor)
-        return replica
-
-    def _replica(self, name: str, model: ModelSettings, address: Address | None, key: str | None) -> Replica:
-        replica = Replica(name, model.name, self._prober, self._clocks, address=address, key=key)
-        replica.on_transition = self._tell
-        return replica
 
     def _tell(self, transition: Transition) -> None:
         self.metrics.transition(transition)
         logs.write_transition(transition)
         self.changed.set()
+        self.loader.wake()
 
     def _readings(self) -> Iterator[Reading]:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
+        yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             for priority in Priority:
                 yield Reading(Instrument.WAITERS, pool.waiting_of(priority), (pool.name, priority.label))
@@ -161,35 +184,18 @@ class Assembly:
                 yield from replica_state(pool.name, replica.name, replica.state)
 
 
-class Policies:
-    """What each model lets a request say; fixed once built."""
+class Current:
+    """The application as the settings in force want it. Writer: ``Assembly.reload``."""
 
-    def __init__(self, config: Config) -> None:
-        self._of = {model.name: _policy(config, model) for model in config.models}
-        self._default = next(iter(self._of.values()))
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    def of(self, model: str) -> Policy:
-        """The policy of a model; of the first for a name there is not, which is refused later or means the only one."""
-        return self._of.get(model, self._default)
+    def change(self, app: ASGIApp) -> None:
+        """Serve requests by this one from now on; those that run stay with theirs."""
+        self._app = app
 
-
-def _policy(config: Config, model: ModelSettings) -> Policy:
-    return Policy(
-        default_max_tokens=model.default_max_tokens or config.requests.default_max_tokens,
-        allow_fields=frozenset(model.allow_fields),
-        remote_images=config.requests.remote_images,
-        max_inputs=config.requests.max_inputs,
-        max_depth=config.requests.max_depth,
-    )
-
-
-def _follow(replica: Replica, supervisor: Supervisor, transition: Transition) -> None:
-    """What happens to a child happens to its replica, which is ready as soon as it has told its facts."""
-    if transition.new is State.READY:
-        replica.move(supervisor.address, supervisor.api_key)
-    else:
-        replica.move(None, None)
-        replica.become(transition.new, transition.why)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def asgi() -> ASGIApp:

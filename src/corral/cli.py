@@ -1,6 +1,7 @@
-"""The command line: serve, check, pull, bench, version; and engine, for the launcher scripts."""
+"""The command line: serve, check, pull, bench; models, status, reload; version; engine, for the launcher scripts."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, launch_plan, load
+from corral.config import Config, ModelSettings, launch_plan, load
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
+from corral.operate import models_app, reload, status
 
 app = typer.Typer(
     name="corral",
@@ -23,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(engine_app, name="engine")
+app.add_typer(models_app, name="models")
+app.command()(status)
+app.command()(reload)
 
 # What is wrong with the settings or the arguments.
 USAGE_ERROR = 2
@@ -52,8 +57,8 @@ def serve(
     """Serve models: files with --model, which needs no settings at all, or what the settings name."""
     from corral.serve import run
 
-    settings = load(file=config, flags=_flags(model, host, port, log_level))
-    raise typer.Exit(run(settings))
+    source = partial(load, file=config, flags=_flags(model, host, port, log_level))
+    raise typer.Exit(run(source(), source))
 
 
 @app.command()
@@ -133,6 +138,20 @@ def _tell(message: str) -> None:
     console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
+def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
+    """What serves a model, when its llama-servers are loaded, and what they will take, if Corral starts them."""
+    if model.file is None:
+        return ", ".join(each.url for each in model.remotes), "", ""
+    from corral.upstream.maker import estimated_bytes
+    from corral.upstream.spec import EngineSpec
+    from corral.upstream.told import told_bytes
+
+    on_demand = model.starts_on_demand(settings.fleet.on_demand)
+    loaded = "on demand" if on_demand and not model.preload else "at the start"
+    needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
+    return str(model.file), loaded, f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}"
+
+
 def _flags(model: list[str] | None, host: str | None, port: int | None, log_level: str | None) -> dict[str, object]:
     return {
         "models": tuple(model or ()),
@@ -145,9 +164,13 @@ def _flags(model: list[str] | None, host: str | None, port: int | None, log_leve
 def _table(settings: Config) -> Table:
     table = Table(title=f"Corral {__version__} on {settings.server.host}:{settings.server.port}")
     table.add_column("model")
-    table.add_column("served by")
+    table.add_column("served by", overflow="fold")
+    table.add_column("loaded")
+    table.add_column("memory", justify="right")
     for model in settings.models:
-        table.add_row(model.name, str(model.file) if model.file else ", ".join(model.upstreams))
+        table.add_row(model.name, *_served(model, settings))
     clients = sorted({key.client for key in settings.auth.keys})
-    table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}"
+    budget = settings.fleet.memory_bytes
+    limit = f"\nmemory: {budget / 2**30:.1f} GiB for the models that Corral starts" if budget is not None else ""
+    table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}{limit}"
     return table

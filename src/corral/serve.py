@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import ceil
 
@@ -60,20 +60,23 @@ class Terminal(Console):
         os.close(null)
 
 
-def run(config: Config) -> int:
-    """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen."""
+def run(config: Config, source: Callable[[], Config]) -> int:
+    """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen.
+
+    ``source`` reads the settings anew.
+    """
     logs.configure(config.logs.level)
     _raise_descriptor_limit()
     listener = _listen(config.server.host, config.server.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, listener, Terminal(stderr=True)))
+            return runner.run(_serve(config, source, listener, Terminal(stderr=True)))
     finally:
         listener.close()
 
 
-async def _serve(config: Config, listener: socket.socket, terminal: Terminal) -> int:
-    assembly = Assembly(config)
+async def _serve(config: Config, source: Callable[[], Config], listener: socket.socket, terminal: Terminal) -> int:
+    assembly = Assembly(config, source)
     server = Server(_uvicorn_config(assembly))
     stopping = Stopping(assembly, server)
     async with assembly.running(), asyncio.TaskGroup() as tasks:
@@ -128,8 +131,9 @@ class Stopping:
         self._task: asyncio.Task[None] | None = None
 
     def on_signals(self, tasks: asyncio.TaskGroup) -> None:
-        """Stop gently at the first signal, at once at the second."""
+        """Stop gently at the first signal, at once at the second; HUP reads the settings anew."""
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(_reload(self._assembly), name="corral-reload"))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, tasks, number)
 
@@ -142,7 +146,7 @@ class Stopping:
     def done(self) -> None:
         """The server has stopped: signals end the process again."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
         if self._task is not None:
             self._task.cancel()
@@ -159,6 +163,14 @@ class Stopping:
         self._assembly.readiness.stopping = True
         await asyncio.sleep(self._assembly.config.server.unready_s)
         self._server.should_exit = True
+
+
+async def _reload(assembly: Assembly) -> None:
+    """Reload, and tell the log what came of it: nobody else is there to be told."""
+    try:
+        await assembly.reload()
+    except ConfigError as error:
+        log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
 
 
 def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:

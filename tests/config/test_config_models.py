@@ -123,7 +123,7 @@ def test_a_bad_entry_of_model_upstreams_is_refused(refused: Refused, pairs: str,
     [
         ("{upstream: 'http://a'}", "models[0].name (corral.yaml line 1): is not given; write e.g. name: llama-8b"),
         ("{}", "models[0].name (corral.yaml line 1): is not given; write e.g. name: llama-8b"),
-        ("{name: a}", "models[0] (corral.yaml line 1): the model has not exactly one of upstream, upstreams, file"),
+        ("{name: a}", "models[0] (corral.yaml line 1): the model has not exactly one of upstream, upstreams, "),
         ("{name: a, upstream: 'http://a', upstreams: ['http://b']}", "models[0].upstream (corral.yaml line 1): the m"),
         ("{name: a, upstreams: ['http://b', 'http://b/']}", "models[0] (corral.yaml line 1): the model names an"),
         ("{name: a, upstream: 5}", "models[0].upstream (corral.yaml line 1): 5 is not text"),
@@ -160,3 +160,90 @@ def test_settings_hold_their_rules_without_the_loader() -> None:
         ModelSettings(name="a")
     with pytest.raises(ValidationError):
         Config(models=(), any_model=True)
+
+
+REMOTES = "models: [{name: a, remote: [%s]}]"
+
+
+def test_remote_replicas_are_urls_or_have_weights_and_keys_of_their_own(configured: Configured, here: Path) -> None:
+    (here / "upstream.key").write_text("geheim\n")
+    (model,) = configured(REMOTES % f"'{A}', {{url: '{B}/', weight: 2.5, key_file: upstream.key}}").models
+    first, second = model.remotes
+    assert (first.url, first.weight, first.key_file) == (A, 1.0, None)
+    assert second.key_file is not None
+    assert (second.url, second.weight, second.key_file.get_secret_value()) == (B, 2.5, "geheim")
+    assert "geheim" not in repr(model)
+
+
+def test_upstreams_are_remote_replicas_too() -> None:
+    assert [remote.url for remote in ModelSettings(name="a", upstreams=(A, B)).remotes] == [A, B]
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("{url: 5}", "(corral.yaml line 1, entry 1): 5 is not a URL"),
+        ("{weight: 2}", "(corral.yaml line 1, entry 1): is not given; write e.g. url: http://10.0.0.5:8080"),
+        ("'http://a', {url: 'http://b', weight: 0}", "(corral.yaml line 1, entry 2): 0 is not more than 0"),
+        (
+            "{url: 'http://a', wieght: 2}",
+            "(corral.yaml line 1, entry 1): there is no setting 'wieght' here; did",
+        ),
+        ("{url: 'http://a', key_file: away}", "(corral.yaml line 1, entry 1): away cannot be read; give a file"),
+        ("5", "(corral.yaml line 1, entry 1): "),
+    ],
+)
+def test_a_bad_remote_replica_is_refused(refused: Refused, entry: str, problem: str) -> None:
+    (found,) = refused(yaml=REMOTES % entry)
+    assert found.startswith("models[0].remote")
+    assert problem in found
+
+
+STARTED = "models: [{name: a, file: x.gguf, aliases: [b, c], %s}, {name: d, upstream: 'http://d'}]"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("idle_ttl: 5m", "models[0].idle_ttl (corral.yaml line 1): the model would not be started again; "),
+        ("preload: false", "models[0].preload (corral.yaml line 1): nothing would ever start the model; "),
+        ("idle_ttl: 5x", "models[0].idle_ttl (corral.yaml line 1): '5x' is not a duration"),
+        ("replicas: 0", "models[0].replicas (corral.yaml line 1): 0 is less than 1"),
+        ("fallback: a", "models[0].fallback (corral.yaml line 1): 'a' is no other model; "),
+        ("fallback: c", "models[0].fallback (corral.yaml line 1): 'c' is no other model; "),
+        ("fallback: e", "models[0].fallback (corral.yaml line 1): 'e' is no other model; write one of: d"),
+        ("aliases: [d]", "models[0].aliases (corral.yaml line 1): "),
+        ("defaults: 5", "models[0].defaults (corral.yaml line 1): 5 is not a group of request fields; "),
+        ("defaults: {temperature: hot}", "models[0].defaults (corral.yaml line 1): "),
+        ("overrides: {max_tokens: 5}", "models[0].overrides (corral.yaml line 1): max_tokens is Corral's own"),
+        ("overrides: {x: 2020-01-01}", "models[0].overrides (corral.yaml line 1): "),
+        ("strip: [messages]", "models[0].strip (corral.yaml line 1): messages is Corral's own"),
+    ],
+)  # fmt: skip
+def test_a_bad_setting_of_a_model_is_refused(refused: Refused, gguf_file: Make, fields: str, problem: str) -> None:
+    gguf_file("x.gguf")
+    text = (STARTED % fields).replace("aliases: [b, c], aliases", "aliases")
+    assert refused(yaml=text)[0].startswith(problem)
+
+
+def test_what_only_a_started_model_can_have_is_refused_elsewhere(refused: Refused) -> None:
+    (problem,) = refused(yaml="models: [{name: a, upstream: 'http://a', idle_ttl: 5m}]")
+    assert "idle_ttl is for models that Corral starts" in problem
+
+
+def test_a_model_of_the_file_has_what_it_says(configured: Configured, gguf_file: Make) -> None:
+    gguf_file("x.gguf")
+    fields = (
+        "on_demand: 1, idle_ttl: 5m, defaults: {temperature: 0.5}, overrides: {top_k: 3}, strip: [seed], fallback: d"
+    )
+    model = configured(STARTED % fields).models[0]
+    assert (model.on_demand, model.idle_ttl_s, model.fallback, model.aliases) == (True, 300.0, "d", ("b", "c"))
+    assert (model.defaults, model.overrides, model.strip) == ({"temperature": 0.5}, {"top_k": 3}, ("seed",))
+
+
+def test_models_of_the_environment_can_be_loaded_on_demand(configured: Configured, gguf_file: Make) -> None:
+    file = str(gguf_file("x.gguf"))
+    config = configured(
+        flags={"models": (file,)}, env={"CORRAL_FLEET_ON_DEMAND": "1", "CORRAL_FLEET_MEMORY_SIZE": "2GiB"}
+    )
+    assert (config.fleet.on_demand, config.fleet.memory_bytes) == (True, 2 * 2**30)

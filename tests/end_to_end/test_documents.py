@@ -63,7 +63,8 @@ def test_the_document_is_an_openapi_document(document: dict[str, Any]) -> None:
 def test_all_routes_are_documented(document: dict[str, Any]) -> None:
     others = {"/health", "/health/live", "/metrics", "/v1/models"}
     models = {path for path in document["paths"] if path.startswith("/v1/models/")}
-    assert set(document["paths"]) == {*REQUIRED, *others, *models}
+    operators = {path for path in document["paths"] if path.startswith("/admin/")}
+    assert set(document["paths"]) == {*REQUIRED, *others, *models, *operators}
     assert len(models) == 1
 
 

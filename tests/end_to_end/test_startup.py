@@ -14,6 +14,7 @@ import pytest
 from corral.cli import main
 from support.door import Door
 from support.gateway import PATIENCE_S, Gateway, is_setting
+from support.gguf_file import llama, write_gguf
 from support.talk import CHAT, chat, post
 
 SECRET = "hunter2-0c7d51e9"
@@ -145,3 +146,16 @@ def test_other_machines_see_metrics_and_addresses_with_the_operators_key_only(tm
         assert gateway.get("/health/live").status_code == 200
         assert post(gateway, CHAT, chat(), key=None).status == 401
         assert SECRET not in gateway.output
+
+
+def test_check_says_when_models_are_loaded_and_what_they_take(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "x.gguf", llama(), size=5 * 2**20)
+    models = "- {name: a, file: x.gguf}\n- {name: b, file: x.gguf, preload: true, memory_size: 1GiB, replicas: 2}\n"
+    (tmp_path / "corral.yaml").write_text(f"fleet: {{on_demand: true, memory_size: 3GiB}}\nmodels:\n{models}")
+    done = corral(tmp_path, "check")
+    assert done.returncode == 0
+    told = [line.split() for line in done.stdout.replace("│", "").splitlines()]
+    # Its weights and the margin; the cache of 128 tokens is small.
+    assert ["a", "x.gguf", "on", "demand", "about", "101", "MiB"] in told
+    assert ["b", "x.gguf", "at", "the", "start", "2.0", "GiB"] in told
+    assert "memory: 3.0 GiB" in done.stdout

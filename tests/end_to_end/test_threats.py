@@ -35,6 +35,7 @@ ROLES: dict[str, str | None] = {
     "operator": "key-of-operator",
 }
 EVERYBODY = {200: set(ROLES)}
+OPERATORS = {401: {"nobody", "stranger", "client"}, 404: {"operator"}}
 # What each role gets from each route that there is; the bodies are empty objects, which clients get a 400 for.
 MATRIX: dict[tuple[str, str], dict[int, set[str]]] = {
     ("post", CHAT): {401: {"nobody", "stranger"}, 400: {"client", "operator"}},
@@ -44,6 +45,15 @@ MATRIX: dict[tuple[str, str], dict[int, set[str]]] = {
     ("get", "/v1/models/{model}"): {401: {"nobody", "stranger"}, 404: {"client", "operator"}},
     ("get", "/health"): EVERYBODY,
     ("get", "/health/live"): EVERYBODY,
+    ("get", "/admin/models"): {401: {"nobody", "stranger", "client"}, 200: {"operator"}},
+    ("get", "/admin/models/{model}"): OPERATORS,
+    ("post", "/admin/models/{model}/load"): OPERATORS,
+    ("post", "/admin/models/{model}/unload"): OPERATORS,
+    ("post", "/admin/models/{model}/restart"): OPERATORS,
+    ("post", "/admin/models/{model}/drain"): OPERATORS,
+    ("post", "/admin/models/{model}/pin"): OPERATORS,
+    ("post", "/admin/models/{model}/unpin"): OPERATORS,
+    ("post", "/admin/reload"): {401: {"nobody", "stranger", "client"}, 200: {"operator"}},
     # On loopback and not forwarded; test_observability.py has the rest.
     ("get", "/metrics"): EVERYBODY,
 }  # fmt: skip

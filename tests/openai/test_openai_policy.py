@@ -7,6 +7,7 @@ import pytest
 
 from corral.core.call import Endpoint
 from corral.openai.parse import Policy, parse
+from corral.openai.policy import Parameters
 from support.parsing import HELLO, POLICY, read_chat, refused
 
 INTERNAL = [
@@ -144,3 +145,12 @@ def test_an_image_of_megabytes_passes() -> None:
         parse(Endpoint.CHAT, body, lambda _: POLICY).fields["messages"][1]["content"][1]["image_url"]["url"]
         == reference
     )
+
+
+def test_the_operators_parameters_are_put_in_and_left_out() -> None:
+    parameters = Parameters({"temperature": 0.2, "top_k": 5}, {"cache_prompt": True}, frozenset({"seed", "top_k"}))
+    policy = Policy(default_max_tokens=500, parameters=parameters)
+    said = read_chat(policy, temperature=1.5, top_k=9, seed=3, cache_prompt=False, top_p=0.5).fields
+    assert (said["temperature"], said["top_k"], said["cache_prompt"], said["top_p"]) == (1.5, 5, True, 0.5)
+    assert "seed" not in said
+    assert read_chat(policy, temperature=None).fields["temperature"] == 0.2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.config import Launch, LlamaSettings
+from corral.config import Launch, LlamaSettings, ModelSettings
 from corral.core.errors import EngineError
 from corral.upstream.argv import EMBEDDED, EMBEDDINGS_BATCH, PROMPT_BATCH, engine_command, llama_argv, llama_environment
 from corral.upstream.spec import EngineSpec
@@ -181,3 +181,10 @@ def test_a_server_of_corrals_own_takes_any_port_and_no_key_of_the_settings() -> 
     spec = EngineSpec.own("m", Path("m.gguf"), LlamaSettings.model_validate({"api_key": "k"}))
 
     assert (spec.port, spec.api_key) == (0, None)
+
+
+def test_what_a_model_says_comes_before_what_all_say(tmp_path: Path) -> None:
+    llama = LlamaSettings(ctx=1, parallel=2, threads=3, extra_args=("--all",), n_batch=4)
+    model = ModelSettings(name="m", file=tmp_path / "m.gguf", ctx=5, extra_args=())
+    spec = EngineSpec.of(model, llama)
+    assert (spec.ctx, spec.parallel, spec.threads, spec.extra_args, spec.n_batch) == (5, 2, 3, (), 4)

@@ -49,6 +49,92 @@ async def test_a_replica_that_is_not_ready_is_not_taken() -> None:
 
 
 @in_virtual_time
+async def test_a_replica_with_more_weight_gets_more() -> None:
+    light, heavy = replica_of(4, "light"), replica_of(4, "heavy")
+    heavy.weight = 3.0
+    pool = pool_of(light, heavy)
+    names = [(await pool.lease(demand_of(1))).replica.name for _ in range(4)]
+    assert names.count("heavy") == 3
+
+
+@in_virtual_time
+async def test_a_draining_replica_finishes_its_calls_and_takes_no_more() -> None:
+    first, second = replica_of(2, "first"), replica_of(1, "second")
+    pool = pool_of(first, second)
+    lease = await pool.lease(demand_of(1))
+    assert lease.replica is first
+    first.drain()
+    assert (await pool.lease(demand_of(1))).replica is second
+    waiter = await leasing(pool)
+    assert (first.busy, first.ready, waiter.done()) == (1, False, False)
+    first.drain(draining=False)
+    assert (await waiter).replica is first
+
+
+@in_virtual_time
+async def test_other_replicas_take_over_and_what_the_old_ones_leased_is_given_back() -> None:
+    old, new = replica_of(1, "old"), replica_of(1, "new")
+    pool = pool_of(old)
+    with await pool.lease(demand_of(1)):
+        waiter = await leasing(pool)
+        pool.change([new])
+        await settle()
+        assert (await waiter).replica is new
+    assert old.busy == 0
+
+
+@in_virtual_time
+async def test_whoever_loads_models_is_told_of_a_call_that_waits_for_one() -> None:
+    replica, told = replica_of(1), []
+    pool = pool_of(replica)
+    pool.on_wanted = lambda: told.append(pool.waiting)
+    with await pool.lease(demand_of(1)):
+        (await leasing(pool)).cancel()
+    assert told == []
+    replica.become(State.STOPPED, "x")
+    waiter = await leasing(pool)
+    assert told == [1]
+    pool.refuse(NotReady("it does not fit"))
+    with pytest.raises(NotReady, match="it does not fit"):
+        await waiter
+    assert pool.waiting == 0
+
+
+@in_virtual_time
+async def test_nobody_waits_for_an_absent_model() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica)
+    pool.absent = "model 'm' is not loaded"
+    (await pool.lease(demand_of(1))).__exit__()
+    replica.become(State.STOPPED, "x")
+    with pytest.raises(NotReady, match=r"^model 'm' is not loaded$"):
+        await pool.lease(demand_of(1))
+
+
+@in_virtual_time
+async def test_while_a_model_loads_it_is_said_when_it_will_be_ready() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica)
+    replica.become(State.LOADING, "x")
+    pool.ready_at = 17.5
+    assert pool.retry_after_s() == 18.0
+    await advance(17.0)
+    assert pool.retry_after_s() == 1.0
+
+
+@in_virtual_time
+async def test_it_is_told_when_the_last_lease_has_ended() -> None:
+    replica, told = replica_of(2), []
+    pool = pool_of(replica)
+    replica.on_idle = lambda: told.append(replica.busy)
+    with await pool.lease(demand_of(1)):
+        with await pool.lease(demand_of(1)):
+            pass
+        assert told == []
+    assert told == [0]
+
+
+@in_virtual_time
 async def test_another_replica_is_taken_than_the_one_to_avoid() -> None:
     first, second = replica_of(4, "first"), replica_of(1, "second")
     assert (await pool_of(first, second).lease(demand_of(1), avoid=[first])).replica is second
@@ -218,7 +304,7 @@ async def test_a_call_waits_for_a_model_that_is_loading() -> None:
         (State.LOADING, "is loading"),
         (State.BACKOFF, "is loading"),
         (State.UNREACHABLE, "cannot be reached"),
-        (State.STOPPED, "cannot be reached"),
+        (State.STOPPED, "is not loaded"),
     ],
 )
 @in_virtual_time

@@ -13,7 +13,7 @@ from corral.core.lifecycle import State, Transition
 from corral.upstream.address import Address
 from corral.upstream.probe import Prober
 from corral.upstream.spec import EngineSpec
-from corral.upstream.supervisor import START_FAILURES, Supervisor
+from corral.upstream.supervisor import START_FAILURES, Progress, Supervisor
 from corral.upstream.wire import Client
 from support.children import alive, eventually, fake_engine
 from support.loops import on_both_loops
@@ -174,6 +174,35 @@ async def test_a_start_that_takes_too_long_is_a_failed_one(tmp_path: Path) -> No
         await seen.until(State.BACKOFF)
 
         assert "was not ready within 2 s" in seen.told[-1].why
+
+
+@async_test
+async def test_a_start_that_shows_no_sign_of_life_is_a_failed_one(tmp_path: Path) -> None:
+    async with watched(replace(spec(tmp_path, "--load-s", "600"), start_stall_s=1.0)) as seen:
+        await seen.until(State.BACKOFF)
+
+        assert "showed no sign of life for 1 s" in seen.told[-1].why
+
+
+def test_any_sign_of_life_puts_the_limit_off() -> None:
+    progress = Progress(10.0, 0.0)
+    assert not progress.stalled((1, None), 1.0)
+    assert not progress.stalled((1, None), 11.0)
+    assert not progress.stalled((2, None), 12.0)
+    assert not progress.stalled((2, 5), 20.0)
+    assert not progress.stalled((2, 5), 30.0)
+    assert progress.stalled((2, 5), 30.1)
+
+
+@async_test
+async def test_the_memory_of_the_child_is_known_while_it_runs(tmp_path: Path) -> None:
+    async with watched(spec(tmp_path)) as seen:
+        await seen.until(State.READY)
+        assert (seen.supervisor.resident_bytes or 0) > 2**20
+
+        await seen.supervisor.stop()
+
+        assert seen.supervisor.resident_bytes is None
 
 
 @async_test

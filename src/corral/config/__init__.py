@@ -4,13 +4,14 @@ from corral.config.describe import Setting, settings_table
 from corral.config.keys import ApiKey, key_digest
 from corral.config.launch import Launch, launch_plan
 from corral.config.load import load
+from corral.config.model_settings import ModelSettings, RemoteSettings
 from corral.config.settings import (
     AuthSettings,
     Config,
+    FleetSettings,
     LimitSettings,
     LlamaSettings,
     LogSettings,
-    ModelSettings,
     QueueSettings,
     RequestSettings,
     RetrySettings,
@@ -25,12 +26,14 @@ __all__ = [
     "ApiKey",
     "AuthSettings",
     "Config",
+    "FleetSettings",
     "Launch",
     "LimitSettings",
     "LlamaSettings",
     "LogSettings",
     "ModelSettings",
     "QueueSettings",
+    "RemoteSettings",
     "RequestSettings",
     "RetrySettings",
     "RouteTimeouts",

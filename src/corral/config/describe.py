@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from corral.config import units
+from corral.config.model_settings import ModelSettings, RemoteSettings
 from corral.config.names import (
     CONFIG_FILE,
     KEY_NAMES,
@@ -19,7 +20,7 @@ from corral.config.names import (
     UPSTREAM_KEY,
     environment_names,
 )
-from corral.config.settings import Config, ModelSettings
+from corral.config.settings import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def settings_table() -> list[Setting]:
         Setting(KEYS, ("auth", "keys"), KEY_NAMES, (), "not set", "KEY:CLIENT", "Keys of clients.", secret=True),
         Setting(MODELS, ("models",), MODEL_NAMES, None, "not set", "", f"The models; also by `{MODEL_FLAG}`."),
         *model_fields().values(),
+        *remote_fields().values(),
     ]
 
 
@@ -67,11 +69,13 @@ def by_environment_name() -> MappingProxyType[str, Setting]:
 @cache
 def model_fields() -> MappingProxyType[str, Setting]:
     """The settings of one entry under ``models``, by their name there."""
-    found = {}
-    for name, field in ModelSettings.model_fields.items():
-        value = "required" if field.is_required() else field.get_default()
-        found[name] = _setting(f"{MODELS}[].{name}", (name,), (), value, field)
-    return MappingProxyType(found)
+    return _entry_fields(ModelSettings, f"{MODELS}[]")
+
+
+@cache
+def remote_fields() -> MappingProxyType[str, Setting]:
+    """The settings of one entry under ``remote`` of a model, by their name there."""
+    return _entry_fields(RemoteSettings, f"{MODELS}[].remote[]")
 
 
 @cache
@@ -81,13 +85,29 @@ def sections() -> frozenset[str]:
     return frozenset(".".join(parts[:end]) for parts in paths for end in range(1, len(parts)))
 
 
+def written(attribute: str) -> str:
+    """An attribute as files and environment write it: without its unit."""
+    if attribute.endswith("_bytes"):
+        return attribute.removesuffix("_bytes") + "_size"
+    return attribute.removesuffix("_s")
+
+
+def _entry_fields(section: type[BaseModel], above: str) -> MappingProxyType[str, Setting]:
+    found = {}
+    for attribute, field in section.model_fields.items():
+        value = "required" if field.is_required() else field.get_default()
+        name = written(attribute)
+        found[name] = _setting(f"{above}.{name}", (attribute,), (), value, field)
+    return MappingProxyType(found)
+
+
 def _walk(section: BaseModel, above: tuple[str, ...]) -> Iterator[Setting]:
     for name, field in type(section).model_fields.items():
         value, attributes = getattr(section, name), (*above, name)
         if isinstance(value, BaseModel):
             yield from _walk(value, attributes)
         elif attributes != (MODELS,):
-            path = ".".join(_written(part) for part in attributes)
+            path = ".".join(written(part) for part in attributes)
             yield _setting(path, attributes, environment_names(path), value, field)
 
 
@@ -99,15 +119,8 @@ def _setting(
     return Setting(path, attributes, names, value, default, example, field.description or "", path == UPSTREAM_KEY)
 
 
-def _written(attribute: str) -> str:
-    """An attribute as files and environment write it: without its unit."""
-    if attribute.endswith("_bytes"):
-        return attribute.removesuffix("_bytes") + "_size"
-    return attribute.removesuffix("_s")
-
-
 def _spelled(attribute: str, value: object) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "not set"
     if isinstance(value, bool):
         return str(value).lower()

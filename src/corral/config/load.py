@@ -21,12 +21,13 @@ from pydantic import ValidationError
 from corral.config.describe import by_path
 from corral.config.environment import read_dotenv, read_environment
 from corral.config.keys import FoundKey, read_keys
+from corral.config.model_settings import ModelSettings
 from corral.config.models import read_models
 from corral.config.names import CONFIG_FILE, KEY_NAMES, KEYS, MODEL_FLAG, MODELS
 from corral.config.problems import FLAG, Given, Layer, Problems, did_you_mean
 from corral.config.report import report
 from corral.config.safety import check_exposure
-from corral.config.settings import Config, ModelSettings
+from corral.config.settings import Config
 from corral.config.yaml_file import read_yaml
 from corral.core.errors import ConfigError
 
@@ -58,6 +59,7 @@ def load(
     models, any_model = read_models(layer, problems)
     config = _build(layer, keys, models, any_model, problems)
     _check_server_bin(config, layer, problems)
+    _check_demand(config, layer, problems)
     if keys or not any(name in layer for name in KEY_NAMES):
         host = layer.get(HOST, Given(HOST, "default", config.server.host))
         check_exposure(config, host, keys, problems)
@@ -154,3 +156,26 @@ def _check_server_bin(config: Config, layer: Layer, problems: Problems) -> None:
     if binary is not None and shutil.which(binary) is None:
         right = "give the path of an executable llama-server, or leave it out to use the one on the PATH"
         problems.add(layer[SERVER_BIN], f"there is no program {binary}", right)
+
+
+def _check_demand(config: Config, layer: Layer, problems: Problems) -> None:
+    """What is stopped, or not started at the start, has to come when it is asked for."""
+    for number, model in enumerate(config.models):
+        if model.file is None or model.starts_on_demand(config.fleet.on_demand):
+            continue
+        stopped = {"idle_ttl": bool(model.idle_ttl_s), "group": model.group is not None, "exclusive": model.exclusive}
+        for name in (name for name, given in stopped.items() if given):
+            right = f"set on_demand: true, or leave {name} out"
+            problems.add(_field_of(layer, number, name), "the model would not be started again", right)
+        if model.preload is False:
+            right = "set on_demand: true, or leave preload out"
+            problems.add(_field_of(layer, number, "preload"), "nothing would ever start the model", right)
+
+
+def _field_of(layer: Layer, number: int, name: str) -> Given:
+    """Where the settings file gives a field of a model."""
+    entries = layer[MODELS].value if MODELS in layer else None
+    sources = (
+        entries[number].value if isinstance(entries, tuple) and number < len(entries) and entries[number].value else {}
+    )
+    return sources.get(name) or Given(f"{MODELS}[{number}].{name}", "default", None)

@@ -5,16 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from corral.config import gguf, values
-from corral.config.describe import model_fields
+from corral.config.describe import model_fields, remote_fields, written
+from corral.config.model_settings import ModelSettings
 from corral.config.names import BASE_URL, MODEL_FLAG, MODEL_UPSTREAMS, MODELS
-from corral.config.problems import Given, Layer, Mistake, Problems, shown
+from corral.config.problems import Given, Layer, Mistake, Problems, did_you_mean, shown
 from corral.config.report import report
-from corral.config.settings import DEFAULT_MODEL, DEFAULT_URL, ModelSettings
+from corral.config.settings import DEFAULT_MODEL, DEFAULT_URL
 from corral.config.yaml_file import UPSTREAM
 
 UPSTREAMS = "upstreams"
+REMOTE = "remote"
 
 NOTHING_NAMED = (ModelSettings(name=DEFAULT_MODEL, upstreams=(DEFAULT_URL,)),)
 
@@ -76,7 +79,9 @@ def _from_entries(given: Given, problems: Problems) -> tuple[ModelSettings, ...]
     drafts: list[Draft] = []
     for entry in entries:
         sources: dict[str, Given] = entry.value if isinstance(entry.value, dict) else {}
-        fields = {name: field.value for name, field in sources.items() if name != UPSTREAM}
+        fields = {
+            model_fields()[name].attributes[0]: field.value for name, field in sources.items() if name != UPSTREAM
+        }
         if UPSTREAM in sources and UPSTREAMS in sources:
             problems.add(sources[UPSTREAM], "the model has upstreams too", "write one of them")
         elif UPSTREAM in sources:
@@ -88,9 +93,10 @@ def _from_entries(given: Given, problems: Problems) -> tuple[ModelSettings, ...]
 
 
 def _checked(drafts: Sequence[Draft], problems: Problems) -> tuple[ModelSettings, ...]:
-    found: list[ModelSettings] = []
+    found: list[tuple[ModelSettings, Draft]] = []
     names: set[str] = set()
-    for fields, given, sources in drafts:
+    for draft in drafts:
+        fields, given, sources = draft
         name = str(fields.get("name", "")).strip()
         if name and name in names:
             problems.add(given, f"two models have the name {shown(name)}", "give each model a name of its own")
@@ -98,8 +104,26 @@ def _checked(drafts: Sequence[Draft], problems: Problems) -> tuple[ModelSettings
         model = _validated(fields, given, sources, problems)
         if model is not None:
             _check_file(model, _source("file", given, sources), problems)
-            found.append(model)
-    return tuple(found)
+            found.append((model, draft))
+    for model, (_, given, sources) in found:
+        _check_aliases(model, names, _source("aliases", given, sources), problems)
+    for model, (_, given, sources) in found:
+        _check_fallback(model, names, _source("fallback", given, sources), problems)
+    return tuple(model for model, _ in found)
+
+
+def _check_aliases(model: ModelSettings, names: set[str], given: Given, problems: Problems) -> None:
+    """Adds the aliases to the names that are taken."""
+    for alias in model.aliases:
+        if alias in names:
+            problems.add(given, f"the name {shown(alias)} is taken", "give each model names of its own")
+        names.add(alias)
+
+
+def _check_fallback(model: ModelSettings, names: set[str], given: Given, problems: Problems) -> None:
+    if model.fallback is not None and (model.fallback not in names or model.fallback in (model.name, *model.aliases)):
+        others = ", ".join(sorted(names - {model.name, *model.aliases}))
+        problems.add(given, f"{shown(model.fallback)} is no other model", f"write one of: {others}")
 
 
 def _validated(
@@ -110,10 +134,26 @@ def _validated(
     except ValidationError as error:
         errors = error.errors(include_url=False)
     for detail in errors:
-        field = str(detail["loc"][0]) if detail["loc"] else ""
+        field = written(str(detail["loc"][0])) if detail["loc"] else ""
+        source = _source(field, given, sources)
+        if field == REMOTE and len(detail["loc"]) > 1:
+            _report_within(detail, source, problems)
+            continue
         example = model_fields()[field].example if field else ""
-        report(detail, _source(field, given, sources), problems, example=example)
+        report(detail, source, problems, example=example)
     return None
+
+
+def _report_within(detail: ErrorDetails, given: Given, problems: Problems) -> None:
+    """Report what is wrong in an entry of the remote replicas, which have settings of their own."""
+    number = detail["loc"][1]
+    place = replace(given, part=f"entry {number + 1}" if isinstance(number, int) else "")
+    field = written(str(detail["loc"][2])) if len(detail["loc"]) > 2 else ""
+    if detail["type"] == "extra_forbidden":
+        problems.add(place, f"there is no setting {shown(field)} here", did_you_mean(field, remote_fields()))
+        return
+    inner = replace(place, name=f"{given.name}.{field}" if field else given.name, value=detail["input"])
+    report(detail, inner, problems, example=remote_fields()[field or "url"].example)
 
 
 def _source(field: str, given: Given, sources: Layer | None) -> Given:

@@ -6,64 +6,34 @@ carry the unit there (``connect: 5s``, ``body_size: 32MiB``).
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from corral.config.keys import ApiKey
+from corral.config.kinds import (
+    BalanceName,
+    Count,
+    Duration,
+    FilePath,
+    Flag,
+    Host,
+    Level,
+    Origins,
+    PathsByName,
+    Port,
+    Positive,
+    PositiveDuration,
+    Secret,
+    Section,
+    Size,
+    Weights,
+    Words,
 )
-
-from corral.config import units, urls, values
-from corral.config.keys import KEY, ApiKey
+from corral.config.model_settings import ModelSettings
 from corral.config.problems import Mistake
 from corral.core.call import Endpoint
 from corral.core.principal import Priority
-
-# Numbers end up as C ints in llama.cpp.
-Count = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=2**31 - 1)]
-Positive = Annotated[int, BeforeValidator(values.whole_number), Field(ge=1, le=2**31 - 1)]
-Port = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=65535)]
-Flag = Annotated[bool, BeforeValidator(values.flag)]
-Duration = Annotated[float, BeforeValidator(units.seconds), Field(ge=0)]
-PositiveDuration = Annotated[float, BeforeValidator(units.seconds), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(units.size), Field(ge=1)]
-Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
-FilePath = Annotated[Path, BeforeValidator(values.path)]
-PathsByName = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(values.paths_by_name)]
-Weights = Annotated[tuple[tuple[str, float], ...], BeforeValidator(values.weights_by_client)]
-ModelName = Annotated[str, BeforeValidator(values.model_name)]
-Host = Annotated[str, BeforeValidator(urls.bind_host)]
-Origin = Annotated[str, BeforeValidator(urls.origin)]
-Origins = Annotated[tuple[Origin, ...], BeforeValidator(values.words)]
-Url = Annotated[str, BeforeValidator(urls.upstream_url)]
-Urls = Annotated[tuple[Url, ...], BeforeValidator(values.words)]
-
-
-def _word(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _sendable(secret: SecretStr) -> SecretStr:
-    if not KEY.fullmatch(secret.get_secret_value()):
-        raise Mistake(
-            "the key holds a space or a character that an HTTP header cannot carry", "use visible ASCII characters"
-        )
-    return secret
-
-
-Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)]
-BalanceName = Annotated[Literal["prefix", "least_busy", "round_robin", "sticky"], BeforeValidator(_word)]
-Secret = Annotated[SecretStr, AfterValidator(_sendable)]
-
-
-class Section(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True):
-    """Settings that belong together."""
 
 
 class ServerSettings(Section, frozen=True):
@@ -276,6 +246,10 @@ class LlamaSettings(Section, frozen=True):
         default=(), description="Further arguments for llama-server, as they are.", examples=["--flash-attn,on"]
     )
     start_timeout_s: PositiveDuration = Field(default=600.0, description="How long a model may take to load.")
+    start_stall_s: PositiveDuration = Field(
+        default=120.0,
+        description="How long a model that loads may show no sign of life: no output, no more memory, no computing.",
+    )
     stop_grace_s: Duration = Field(
         default=10.0, description="How long a llama-server may take to stop before it is killed."
     )
@@ -302,40 +276,27 @@ class LlamaSettings(Section, frozen=True):
     )
 
 
-class ModelSettings(Section, frozen=True):
-    """A model that clients may name: either upstreams that run already, or a file that Corral starts."""
+class FleetSettings(Section, frozen=True):
+    """Which of the llama-servers that Corral starts are loaded at a time."""
 
-    name: ModelName = Field(
-        description="The name clients ask for; a model with a `file` may go without.", examples=["llama-8b"]
+    on_demand: Flag = Field(
+        default=False,
+        description="Start the llama-server of a model when a request asks for it; false: all of them at the start.",
     )
-    upstreams: Urls = Field(
-        default=(),
-        description="URLs of llama-servers that run already (one: `upstream`).",
-        examples=["http://127.0.0.1:8080"],
-    )
-    file: FilePath | None = Field(
+    memory_bytes: Size | None = Field(
         default=None,
-        description="A GGUF file for which Corral starts a llama-server.",
-        examples=["./models/llama-8b.gguf"],
+        description="Memory that these llama-servers may take together: one that is to start waits until idle ones "
+        "have made room; no limit if not set.",
+        examples=["24GiB"],
     )
-    allow_fields: Words = Field(
-        default=(),
-        description="Request fields that are refused elsewhere and may pass to this model.",
-        examples=["id_slot"],
+    idle_ttl_s: Duration = Field(
+        default=0.0, description="A model that is started on demand ends when it was idle for so long; 0: never."
     )
-    default_max_tokens: Positive | None = Field(
-        default=None,
-        description="`max_tokens` of a request that names none; `requests.default_max_tokens` if not set.",
-        examples=[1024],
+    turn_s: PositiveDuration = Field(
+        default=5.0,
+        description="When no model becomes idle for so long, one takes no further requests until it has made room "
+        "for the one that waits.",
     )
-
-    @model_validator(mode="after")
-    def _runs_already_or_is_started(self) -> Self:
-        if bool(self.upstreams) == (self.file is not None):
-            raise Mistake("the model has not exactly one of upstream, upstreams, file", "write one of them")
-        if len(set(self.upstreams)) < len(self.upstreams):
-            raise Mistake("the model names an upstream twice", "name each llama-server once")
-        return self
 
 
 class LogSettings(Section, frozen=True):
@@ -361,6 +322,7 @@ class Config(Section, frozen=True):
     retries: RetrySettings = RetrySettings()
     requests: RequestSettings = RequestSettings()
     llama: LlamaSettings = LlamaSettings()
+    fleet: FleetSettings = FleetSettings()
     models: tuple[ModelSettings, ...] = (ModelSettings(name=DEFAULT_MODEL, upstreams=(DEFAULT_URL,)),)
     any_model: Flag = Field(
         default_factory=lambda others: len(others.get("models", ())) == 1,

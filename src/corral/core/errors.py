@@ -3,6 +3,7 @@
     CorralError
     ├── ConfigError              the operator corrects a setting
     ├── EngineError              the operator reads why llama-server does not start
+    ├── OperateError             the operator reads why a running Corral did not do as told
     ├── PullError                the operator reads why a model file could not be fetched
     ├── RequestError             4xx: the client changes its request
     │   ├── InvalidRequest           400
@@ -69,6 +70,12 @@ class EngineError(CorralError):
     """A llama-server cannot be started; the message holds its last log lines and is for operators only."""
 
     code = "engine_error"
+
+
+class OperateError(CorralError):
+    """A running Corral cannot be asked, or refuses; the message says what to do, and is for operators only."""
+
+    code = "operate_error"
 
 
 class PullError(CorralError):

@@ -21,7 +21,7 @@ class Principal:
     """A client known by its key. Never holds the key."""
 
     client: str
-    # May see addresses in /health, and /metrics from anywhere.
+    # May see addresses in /health, and /metrics from anywhere, and say what becomes of models.
     operator: bool = False
     priority: Priority = Priority.DEFAULT
     # Its share beside other clients of its class: one of weight 2 gets twice as much.

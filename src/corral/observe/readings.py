@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from corral.core.lifecycle import State
+from corral.upstream.local import LocalModel
 
 
 class Instrument(Enum):
@@ -34,6 +35,14 @@ class Instrument(Enum):
         "1 while the replica is left alone because its calls failed, else 0.",
         ("model", "replica"),
     )
+    MODEL_MEMORY = (
+        "corral_model_memory_bytes",
+        "Memory that the llama-servers of a started model take now, or will take while they load.",
+        ("model",),
+    )
+    MEMORY_BUDGET = ("corral_memory_budget_bytes", "Memory that all started models may take together.", ())
+    MODEL_LOADS = ("corral_model_loads_total", "How often a model was loaded.", ("model",))
+    MODEL_UNLOADS = ("corral_model_unloads_total", "How often a model was unloaded.", ("model", "reason"))
     TASKS = ("corral_event_loop_tasks", "Tasks of the event loop now, the scrape's own included.", ())
     LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())
     BUILD = ("corral_build_info", "Always 1; the versions are in the labels.", ("version", "python"))
@@ -60,6 +69,17 @@ class Reading:
 
 
 Source = Callable[[], Iterable[Reading]]
+
+
+def loaded_models(models: Iterable[LocalModel], budget: int | None) -> Iterator[Reading]:
+    """What the started models take, and how often they have come and gone; looking at them loads none."""
+    if budget is not None:
+        yield Reading(Instrument.MEMORY_BUDGET, budget)
+    for model in models:
+        yield Reading(Instrument.MODEL_MEMORY, model.taken_bytes(), (model.name,))
+        yield Reading(Instrument.MODEL_LOADS, model.loads, (model.name,))
+        for reason, count in model.departures.items():
+            yield Reading(Instrument.MODEL_UNLOADS, count, (model.name, reason.value))
 
 
 def replica_state(model: str, replica: str, state: State) -> Iterator[Reading]:

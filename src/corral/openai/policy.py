@@ -1,11 +1,25 @@
 """What an operator lets clients send, and which fields reach llama-server."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from corral.core.errors import InvalidRequest
 from corral.openai.complaints import UNSUPPORTED, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is put into the fields of a request, and left out of them, before they go to llama-server."""
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    strip: frozenset[str] = frozenset()
+
+    def applied_to(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Stripped first, so that a default can stand in place of what was left out."""
+        kept = {key: value for key, value in fields.items() if key not in self.strip}
+        return {**self.defaults, **kept, **self.overrides}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,8 @@ class Policy:
     max_inputs: int = 2048
     # Nesting of the JSON body. orjson writes at most 254 levels.
     max_depth: int = 64
+    # None: the fields go as they came.
+    parameters: Parameters | None = None
 
 
 # llama-server copies every key it does not know into its internal parameters
@@ -72,7 +88,8 @@ def fields_of(body: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     for key, value in body.items():
         if key in REFUSED or key.startswith(REFUSED_PREFIXES):
             _refuse(key, value, policy)
-    return {key: value for key, value in body.items() if value is not None and key not in OWNED}
+    fields = {key: value for key, value in body.items() if value is not None and key not in OWNED}
+    return fields if policy.parameters is None else policy.parameters.applied_to(fields)
 
 
 def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> None:

@@ -38,9 +38,12 @@ CLIENT_CLOSED_REQUEST = 499
 JSON = b"application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exchange:
-    """Serves inference requests, whichever door they came in by; holds nothing of them."""
+    """Serves inference requests, whichever door they came in by; holds nothing of them.
+
+    Its parts are written by a reload, all at once; a request goes by those that it meets.
+    """
 
     keyring: Keyring
     limiter: Limiter

@@ -14,6 +14,7 @@ from corral.core.errors import (
     ConnectFailed,
     ConnectionLost,
     InvalidRequest,
+    Unavailable,
     UpstreamError,
     UpstreamLoading,
     UpstreamRefused,
@@ -37,6 +38,9 @@ PARTS_AT_ONCE = 2
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
+# Names the model that answered in place of the one that was asked for.
+FALLBACK_HEADER = b"x-corral-fallback"
+
 T = TypeVar("T")
 
 
@@ -50,6 +54,8 @@ class Forwarder:
     jitter: Callable[[], float]
     # Told of each retry: the model and the code of the error behind it.
     on_retry: Callable[[str, str], None]
+    # What answers when nothing of a pool can, if there is such a one.
+    fallback: Callable[[Pool], Pool | None] = lambda _: None
 
     async def forward(self, call: Call, principal: Principal, pool: Pool, answer: Answer, record: Record) -> None:
         """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
@@ -57,7 +63,15 @@ class Forwarder:
         deadline = Deadline(total_s)
         try:
             with deadline:
-                await self._forward(Demand(call, principal, record.bytes_in), pool, answer, record)
+                try:
+                    await self._forward(Demand(call, principal, record.bytes_in), pool, answer, record)
+                except (Unavailable, UpstreamError):
+                    other = self.fallback(pool)
+                    if other is None or answer.started:
+                        raise
+                    record.model = other.name
+                    answer.headers.append((FALLBACK_HEADER, other.name.encode()))
+                    await self._forward(Demand(call, principal, record.bytes_in), other, answer, record)
         except TimeoutError:
             if not deadline.expired:
                 raise

@@ -1,23 +1,42 @@
 """Which pool serves a model name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+from corral.config import ModelSettings
 from corral.core.errors import ModelNotFound
+from corral.upstream.local import LocalModel
 from corral.upstream.pool import Pool
 
 # So many models are named to a client that asked for one there is not.
 NAMED_MODELS = 20
 
 
-class Fleet:
-    """The pools by model name; fixed once built."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as it is configured, and what serves it; ``local`` when its llama-servers are ours."""
 
-    def __init__(self, pools: Mapping[str, Pool], *, any_model: bool) -> None:
-        self._pools = dict(pools)
-        self._only = next(iter(self._pools.values())) if any_model and len(self._pools) == 1 else None
+    settings: ModelSettings
+    pool: Pool
+    local: LocalModel | None = None
+
+
+class Fleet:
+    """The models by their names and aliases. One writer: ``change``, at the start and at a reload."""
+
+    def __init__(self, entries: Iterable[Entry], *, any_model: bool) -> None:
+        self.change(entries, any_model=any_model)
+
+    def change(self, entries: Iterable[Entry], *, any_model: bool) -> None:
+        """Serve these models from now on."""
+        self.entries = {entry.settings.name: entry for entry in entries}
+        aliases = {alias: entry for entry in self.entries.values() for alias in entry.settings.aliases}
+        self._by_name = {**aliases, **self.entries}
+        self._pools = {name: entry.pool for name, entry in self._by_name.items()}
+        self._only = next(iter(self._pools.values())) if any_model and len(self.entries) == 1 else None
 
     def __iter__(self) -> Iterator[Pool]:
-        return iter(self._pools.values())
+        return (entry.pool for entry in self.entries.values())
 
     def pool(self, model: str) -> Pool:
         """The pool that serves ``model``, which is the only one there is if any name will do; or ModelNotFound."""
@@ -28,10 +47,20 @@ class Fleet:
             )
         return pool
 
+    def entry(self, model: str) -> Entry:
+        """The model of this name or alias; raises ModelNotFound."""
+        name = self.pool(model).name
+        return self.entries[name]
+
+    def fallback(self, pool: Pool) -> Pool | None:
+        """What serves the calls of a pool that cannot, if the operator has named such a model."""
+        entry = self.entries.get(pool.name)
+        return self._pools[entry.settings.fallback] if entry and entry.settings.fallback else None
+
     @property
     def ready(self) -> bool:
-        """Some model can be served."""
-        return any(pool.ready for pool in self)
+        """Some model can be served, or will be loaded when it is asked for."""
+        return any(pool.ready or pool.sleeping for pool in self)
 
     def close(self) -> None:
         """Let nobody wait for a slot any more."""
@@ -39,9 +68,9 @@ class Fleet:
             pool.close()
 
     def _names(self) -> str:
-        names = list(self._pools)
+        names = [name for name, entry in self.entries.items() if not entry.settings.hidden]
         more = f" and {len(names) - NAMED_MODELS} more" if len(names) > NAMED_MODELS else ""
-        return ", ".join(f"'{name}'" for name in names[:NAMED_MODELS]) + more
+        return (", ".join(f"'{name}'" for name in names[:NAMED_MODELS]) or "none that is listed") + more
 
 
 def _short(name: str) -> str:

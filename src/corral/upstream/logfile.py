@@ -25,6 +25,8 @@ class LogFile:
 
     def __init__(self, path: Path | None = None, limit_bytes: int = 10 * 2**20) -> None:
         self.path = path
+        # All that was ever written: who sees it grow knows that the child is alive.
+        self.written_bytes = 0
         self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._partial = b""
         self._writer = _Writer(path, limit_bytes) if path is not None else None
@@ -37,6 +39,7 @@ class LogFile:
 
     def write(self, chunk: bytes) -> None:
         """Take output as it comes, not only whole lines; does not block."""
+        self.written_bytes += len(chunk)
         *whole, self._partial = (self._partial + chunk).split(b"\n")
         self._lines.extend(line[:LINE_BYTES] for line in whole)
         # A line without an end must not grow for ever.

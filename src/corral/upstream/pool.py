@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -58,16 +58,29 @@ class Pool:
 
     def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings, balance: Balance) -> None:
         self.name = name
-        self.replicas = tuple(replicas)
-        self.routing = Routing(self.replicas, balance)
-        self._settings = settings
+        self.settings = settings
+        self.routing = Routing((), balance)
         self._queue: FairQueue[Waiter] = FairQueue()
         # The tasks of those who wait.
         self._tasks = 0
         self._held_s = 0.0
         self._closed = False
+        # Told of a call that has to wait, while no replica is ready; set by who loads models.
+        self.on_wanted: Callable[[], None] = _nothing
+        # Why nobody need wait for this model; written by who loads models and by the operator.
+        self.absent: str | None = None
+        # Not loaded, and the first who waits will have it loaded.
+        self.sleeping = False
+        # When a model that loads is likely to be ready, on the loop's clock.
+        self.ready_at: float | None = None
+        self.change(replicas)
+
+    def change(self, replicas: Sequence[Replica]) -> None:
+        """Go to these replicas from now on; what others have been leased is given back all the same."""
+        self.replicas = self.routing.replicas = tuple(replicas)
         for replica in self.replicas:
             replica.on_change = self.dispatch
+        self.dispatch()
 
     @property
     def ready(self) -> bool:
@@ -89,9 +102,15 @@ class Pool:
     @property
     def why(self) -> str:
         """Why no replica is ready, for clients: a state, and nothing internal."""
+        if self.absent is not None:
+            return self.absent
         states = {replica.state for replica in self.replicas}
         if states & {State.LOADING, State.UNKNOWN, State.BACKOFF}:
             return f"model '{self.name}' is loading"
+        if State.STOPPED in states:
+            return f"model '{self.name}' is not loaded"
+        if State.READY in states:
+            return f"model '{self.name}' takes no requests at the moment"
         if State.FAILED in states:
             return f"model '{self.name}' could not be started"
         return f"the server of model '{self.name}' cannot be reached"
@@ -117,6 +136,13 @@ class Pool:
         while self._queue and self._serve_one(now):
             pass
 
+    def refuse(self, error: CorralError) -> None:
+        """Let nobody who waits now wait any longer."""
+        for place in self._queue.in_turn(0.0, self.settings.lift_s):
+            if not place.who.granted.done():
+                place.who.granted.set_exception(error)
+        self.dispatch()
+
     def close(self) -> None:
         """Let nobody wait any more."""
         self._closed = True
@@ -125,6 +151,8 @@ class Pool:
     def retry_after_s(self) -> float:
         """When a slot is likely to be free for one who comes back: what waits, served at the measured rate."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
+        if not slots and self.ready_at is not None:
+            return max(DEFAULT_RETRY_S, float(ceil(self.ready_at - asyncio.get_running_loop().time())))
         if not slots or not self._held_s:
             return DEFAULT_RETRY_S
         return max(DEFAULT_RETRY_S, float(ceil((self._tasks + 1) * self._held_s / slots)))
@@ -146,7 +174,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         place = self._join(demand, avoid, now)
         patience = loop.call_later(self._patience_s(demand), self._expire, place)
-        unready_patience = loop.call_later(self._settings.unready_patience_s, self._expire_if_unready, place)
+        unready_patience = loop.call_later(self.settings.unready_patience_s, self._expire_if_unready, place)
         try:
             return await place.who.granted
         except BaseException:
@@ -168,12 +196,14 @@ class Pool:
             self._leave(place)
             self.dispatch()
             raise error
+        if not waiter.granted.done() and not self.ready:
+            self.on_wanted()
         return place
 
     def _full(self, ahead: int, own: int) -> CorralError | None:
-        if ahead >= self._settings.length:
+        if ahead >= self.settings.length:
             who = f"{ahead} requests are"
-        elif own >= self._settings.per_client:
+        elif own >= self.settings.per_client:
             who = f"{own} requests of this client are"
         else:
             return None
@@ -183,14 +213,14 @@ class Pool:
 
     def _patience_s(self, demand: Demand) -> float:
         batch = demand.principal.priority is Priority.BATCH
-        return self._settings.batch_patience_s if batch else self._settings.patience_s
+        return self.settings.batch_patience_s if batch else self.settings.patience_s
 
     # Being served.
 
     def _serve_one(self, now: float) -> bool:
         """Grant or refuse what the first asks for who can be told; False when all have to wait."""
         kept: set[Replica] = set()
-        for place in self._queue.in_turn(now, self._settings.lift_s):
+        for place in self._queue.in_turn(now, self.settings.lift_s):
             waiter = place.who
             if self._settle(waiter, kept, now):
                 self._leave(place)
@@ -240,6 +270,8 @@ class Pool:
     def _hopeless(self, demand: Demand) -> CorralError | None:
         if self._closed:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
+        if self.absent is not None and not self.ready:
+            return NotReady(self.absent)
         fitting = [replica for replica in self.replicas if demand.may_fit(replica.context)]
         if not fitting:
             return too_long(demand, max(replica.context or 0 for replica in self.replicas))
@@ -324,3 +356,7 @@ def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:
         param="n",
         code="invalid_value",
     )
+
+
+def _nothing() -> None:
+    pass

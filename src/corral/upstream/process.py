@@ -168,6 +168,26 @@ def start_time(pid: int) -> str | None:
     return told.stdout.strip() or None
 
 
+def resident_bytes(pid: int) -> int | None:
+    """The memory that a process holds now; None when it has ended, or where only ``ps`` could tell."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def computed_s(pid: int) -> int | None:
+    """The processor time that a process has used, in whole seconds; None as for ``resident_bytes``."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # proc(5): behind the name utime is field 14 and stime 15, and the state, the first behind it, is 3.
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) // os.sysconf("SC_CLK_TCK")
+
+
 def _start_time_in_proc(pid: int) -> str | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

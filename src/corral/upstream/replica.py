@@ -138,6 +138,13 @@ class Replica:
         self.facts: Facts | None = None
         # How many calls it has taken over its weight, without those that it missed while it was away.
         self.turn = 0.0
+        self.served = 0
+        # It finishes the calls it has and takes no more; written by the loader and by the operator.
+        self.draining = False
+        # When it took its last call, or gave one back, on the monotonic clock.
+        self.used_at = 0.0
+        # Told when the last lease has ended; set by who waits for that.
+        self.on_idle: Callable[[], None] | None = None
         self.on_transition: Callable[[Transition], None] = _ignore
         self.on_change: Callable[[], None] = _nothing
         self._leases: dict[int, Lease] = {}
@@ -151,7 +158,8 @@ class Replica:
 
     @property
     def ready(self) -> bool:
-        return self.state is State.READY
+        """It takes calls."""
+        return self.state is State.READY and not self.draining
 
     @property
     def slots(self) -> int:
@@ -179,19 +187,29 @@ class Replica:
         """Its slots are leased; the pool has seen that they are free."""
         self._leases[lease.id] = lease
         self._leased += lease.tasks
+        self.served += 1
+        self.used_at = self._clocks.monotonic()
 
     def put_back(self, lease: Lease) -> None:
         """End a lease; the slots of an abandoned one linger until they are seen free."""
         del self._leases[lease.id]
         self._leased -= lease.tasks
+        self.used_at = self._clocks.monotonic()
         if lease.abandoned and self.state in MAY_BE_BUSY and self.facts and self.facts.shows_slots:
             until = self._clocks.monotonic() + LINGER_LIMIT_S
             self._lingering.append(Lingering(lease.tasks, until, self._started()))
             self._linger_nudge.set()
+        if self.on_idle is not None and not self.busy:
+            self.on_idle()
+
+    def drain(self, *, draining: bool = True) -> None:
+        """Take no more calls, or take them again."""
+        self.draining = draining
+        self.on_change()
 
     def suspect(self, error: CorralError) -> None:
         """An attempt failed in a way that makes a server that was ready suspicious: ask it now."""
-        if not self.ready:
+        if self.state is not State.READY:
             # Whoever knows better has said so already: the child behind it may have died.
             return
         state = State.LOADING if isinstance(error, UpstreamLoading) else State.UNREACHABLE
@@ -226,9 +244,10 @@ class Replica:
         while True:
             if self.address is not None:
                 await self._ask(self.address)
-            if self.ready:
+            well = self.state is State.READY
+            if well:
                 retry_s = RETRY_INTERVAL_S
-            if await self._nudged(READY_INTERVAL_S if self.ready else retry_s):
+            if await self._nudged(READY_INTERVAL_S if well else retry_s):
                 retry_s = RETRY_INTERVAL_S
             else:
                 retry_s = min(retry_s * 2, RETRY_INTERVAL_MAX_S)
@@ -281,10 +300,12 @@ class Replica:
         now = self._clocks.monotonic()
         self._lingering = [each for each in self._lingering if each.tasks and each.until > now]
         self.on_change()
+        if self.on_idle is not None and not self.busy:
+            self.on_idle()
 
     async def _processing(self) -> frozenset[Task] | None:
         """What is being worked on; None while it cannot be asked."""
-        if self.address is None or not self.ready:
+        if self.address is None or self.state is not State.READY:
             return None
         try:
             return await self._prober.processing(self.address, self.key)

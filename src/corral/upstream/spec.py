@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from corral.config import Launch, LlamaSettings
+from corral.config import Launch, LlamaSettings, ModelSettings
 from corral.config.gguf import made_for_embeddings
 from corral.upstream.address import Address
 
@@ -33,6 +33,7 @@ class EngineSpec:
     log_dir: Path | None = None
     log_bytes: int = 10 * 2**20
     start_timeout_s: float = 600.0
+    start_stall_s: float = 120.0
     stop_grace_s: float = 10.0
     api_key: str | None = field(default=None, repr=False)
 
@@ -53,7 +54,22 @@ class EngineSpec:
             log_dir=llama.log_dir,
             log_bytes=llama.log_bytes,
             start_timeout_s=llama.start_timeout_s,
+            start_stall_s=llama.start_stall_s,
             stop_grace_s=llama.stop_grace_s,
+        )
+
+    @classmethod
+    def of(cls, model: ModelSettings, llama: LlamaSettings) -> "EngineSpec":
+        """A llama-server for one of the models that Corral starts, with what the model says before what all say."""
+        if model.file is None:
+            raise ValueError("a llama-server needs a model file")
+        spec = cls.own(model.name, model.file, llama)
+        return replace(
+            spec,
+            ctx=spec.ctx if model.ctx is None else model.ctx,
+            parallel=spec.parallel if model.parallel is None else model.parallel,
+            threads=spec.threads if model.threads is None else model.threads,
+            extra_args=spec.extra_args if model.extra_args is None else model.extra_args,
         )
 
     @classmethod

@@ -14,7 +14,7 @@ from corral.core.lifecycle import State, Transition
 from corral.upstream.address import Address
 from corral.upstream.argv import engine_command, llama_argv, llama_environment
 from corral.upstream.logfile import LogFile, log_path
-from corral.upstream.process import Process
+from corral.upstream.process import Process, computed_s, resident_bytes
 from corral.upstream.spec import EngineSpec
 
 # Returns when the server is ready and raises UpstreamError while it is not, as ``Prober.facts`` does.
@@ -33,6 +33,10 @@ STEADY_S = 60.0
 START_FAILURES = 3
 # The embedded engine says 2 to arguments that will never do; the leash says 126 and 127 to what cannot be run.
 HOPELESS = frozenset({2, 126, 127})
+
+# A server that answers our probes and does nothing else needs less for it than this in a stall's time, and
+# a second of computing takes it minutes.
+SIGN_BYTES = 4 * 2**20
 
 # Of the child's output, in a reason.
 WHY_LINES = 15
@@ -76,6 +80,7 @@ class Supervisor:
         self._log = LogFile(log_path(spec.log_dir, self._replica) if spec.log_dir else None, spec.log_bytes)
         self._process: Process | None = None
         self._starts = 0
+        self._stalled = False
         self._stopping = False
         self._wake: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
@@ -83,6 +88,11 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """The memory that the child takes now; None when there is none, or where the system does not tell."""
+        return resident_bytes(self._process.pid) if self._process else None
 
     def log_tail(self) -> list[str]:
         """The last lines that the child has printed, or the one before it until there is a new one."""
@@ -171,6 +181,7 @@ class Supervisor:
 
     async def _watch(self, process: Process) -> _Life:
         exited, clock = process.exited, asyncio.get_running_loop().time
+        self._stalled = False
         self._become(State.LOADING, "started")
         since = clock()
         if not await self._until_ready(exited):
@@ -185,11 +196,20 @@ class Supervisor:
     async def _until_ready(self, exited: asyncio.Future[int]) -> bool:
         clock = asyncio.get_running_loop().time
         until = clock() + self.spec.start_timeout_s
-        while clock() < until and not exited.done() and not self._stopping:
+        progress = Progress(self.spec.start_stall_s, clock())
+        while clock() < until and not exited.done() and not self._stopping and not self._stalled:
             if await self._answers():
                 return not exited.done()
             await self._first_of(exited, PROBE_INTERVAL_S)
+            self._stalled = progress.stalled(self._signs(), clock())
         return False
+
+    def _signs(self) -> tuple[int | None, ...]:
+        """What changes as long as the child does more than answer our probes."""
+        if self.pid is None:
+            return ()
+        grown = (resident_bytes(self.pid) or 0) // SIGN_BYTES
+        return (self._log.written_bytes, grown, computed_s(self.pid))
 
     async def _answers(self) -> bool:
         if self.address is None:
@@ -202,6 +222,8 @@ class Supervisor:
         return True
 
     def _not_started(self, exited: asyncio.Future[int]) -> _Life:
+        if not exited.done() and self._stalled:
+            return _Life(self._told(f"llama-server showed no sign of life for {self.spec.start_stall_s:g} s"))
         if not exited.done():
             return _Life(self._told(f"llama-server was not ready within {self.spec.start_timeout_s:g} s"))
         code = exited.result()
@@ -222,6 +244,21 @@ class Supervisor:
         old, self.state, self.why = self.state, state, why
         if state is not old:
             self._on_transition(Transition(self._replica, self.spec.name, old, state, why, time.time()))
+
+
+class Progress:
+    """Whether what loads still gives signs of life. Writer: the supervisor."""
+
+    def __init__(self, limit_s: float, now: float) -> None:
+        self._limit_s = limit_s
+        self._signs: object = None
+        self._seen_at = now
+
+    def stalled(self, signs: object, now: float) -> bool:
+        """True when nothing in ``signs`` has changed for longer than the limit."""
+        if signs != self._signs:
+            self._signs, self._seen_at = signs, now
+        return now - self._seen_at > self._limit_s
 
 
 def _claim_port(host: str, port: int) -> int:

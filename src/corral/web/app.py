@@ -1,6 +1,7 @@
 """The FastAPI application: every route, and errors in OpenAI's shape on each of them."""
 
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ from corral.observe.metrics import Metrics
 from corral.openai.errors import error_body, error_headers
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
+from corral.upstream.changes import Reloaded
 from corral.upstream.fleet import Fleet
+from corral.upstream.loader import Loader
+from corral.web.admin import admin_router
 from corral.web.document import document
 from corral.web.inference import inference_router
 from corral.web.models import models_router
@@ -39,6 +43,7 @@ EXPOSED_HEADERS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-corral-fallback",
 )
 
 
@@ -54,6 +59,10 @@ class Parts:
     server: ServerSettings
     loopback: bool
     started_unix_s: int
+    loader: Loader
+    # How long an operator waits for a model to be loaded.
+    load_patience_s: float
+    reload: Callable[[], Awaitable[Reloaded]]
 
 
 def create_app(parts: Parts) -> ASGIApp:
@@ -64,6 +73,8 @@ def create_app(parts: Parts) -> ASGIApp:
     app.include_router(
         probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness, loopback=parts.loopback)
     )
+    if parts.keyring.has_operator:
+        app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s, parts.reload))
     app.add_exception_handler(CorralError, _tell)
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 
 from corral.openai.replies import ErrorReply, Model, ModelList
 from corral.pipeline.authenticate import Keyring
-from corral.upstream.fleet import Fleet
-from corral.upstream.pool import Pool
+from corral.upstream.fleet import Entry, Fleet
 
 REFUSALS: dict[int | str, dict[str, Any]] = {401: {"model": ErrorReply}, 404: {"model": ErrorReply}}
 
@@ -19,20 +18,26 @@ def models_router(fleet: Fleet, keyring: Keyring, started_unix_s: int) -> APIRou
     @router.get("/v1/models", summary="All models", responses={401: {"model": ErrorReply}})
     async def list_models(request: Request) -> ModelList:
         keyring.authenticate(list(request.scope["headers"]))
-        return ModelList(object="list", data=[_model(pool, started_unix_s) for pool in fleet])
+        return ModelList(
+            object="list",
+            data=[_model(entry, started_unix_s) for entry in fleet.entries.values() if not entry.settings.hidden],
+        )
 
     @router.get("/v1/models/{model:path}", summary="One model", responses=REFUSALS)
     async def get_model(request: Request, model: str) -> Model:
         keyring.authenticate(list(request.scope["headers"]))
         # Under the name that was asked for, as its replies are: with one model, any name is its name.
-        return _model(fleet.pool(model), started_unix_s).model_copy(update={"id": model})
+        return _model(fleet.entry(model), started_unix_s).model_copy(update={"id": model})
 
     return router
 
 
-def _model(pool: Pool, created: int) -> Model:
+def _model(entry: Entry, created: int) -> Model:
+    pool, settings = entry.pool, entry.settings
     facts = next((replica.facts for replica in pool.replicas if replica.facts), None)
-    told = {"context_length": facts.context, "slots": facts.slots} if facts else {}
+    told: dict[str, Any] = {"context_length": facts.context, "slots": facts.slots} if facts else {}
+    told |= {"description": settings.description} if settings.description else {}
+    told |= {"aliases": settings.aliases} if settings.aliases else {}
     return Model.model_validate(
         {"id": pool.name, "object": "model", "created": created, "owned_by": "llamacpp", "ready": pool.ready} | told
     )

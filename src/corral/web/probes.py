@@ -35,7 +35,8 @@ def probes_router(
         ok = fleet.ready and not readiness.stopping
         status = "ok" if ok else "stopping" if readiness.stopping else "unavailable"
         operator = _is_operator(request, keyring)
-        models = {pool.name: _pool_health(pool, operator=operator) for pool in fleet}
+        shown = [entry.pool for entry in fleet.entries.values() if operator or not entry.settings.hidden]
+        models = {pool.name: _pool_health(pool, operator=operator) for pool in shown}
         return JSONResponse({"status": status, "version": __version__, "models": models}, 200 if ok else 503)
 
     @router.get("/health/live", summary="Does the process live?")

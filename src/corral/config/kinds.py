@@ -1,0 +1,65 @@
+"""What kinds of values settings have, each with the way it is read."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+
+from corral.config import units, urls, values
+from corral.config.keys import KEY
+from corral.config.problems import Mistake
+
+# Numbers end up as C ints in llama.cpp.
+Count = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, BeforeValidator(values.whole_number), Field(ge=1, le=2**31 - 1)]
+Port = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=65535)]
+Flag = Annotated[bool, BeforeValidator(values.flag)]
+Duration = Annotated[float, BeforeValidator(units.seconds), Field(ge=0)]
+PositiveDuration = Annotated[float, BeforeValidator(units.seconds), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(units.size), Field(ge=1)]
+Weight = Annotated[float, Field(gt=0, le=1000)]
+Text = Annotated[str, BeforeValidator(values.text)]
+Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
+FilePath = Annotated[Path, BeforeValidator(values.path)]
+PathsByName = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(values.paths_by_name)]
+Weights = Annotated[tuple[tuple[str, float], ...], BeforeValidator(values.weights_by_client)]
+ModelName = Annotated[str, BeforeValidator(values.model_name)]
+ModelNames = Annotated[tuple[ModelName, ...], BeforeValidator(values.words)]
+Host = Annotated[str, BeforeValidator(urls.bind_host)]
+Origin = Annotated[str, BeforeValidator(urls.origin)]
+Origins = Annotated[tuple[Origin, ...], BeforeValidator(values.words)]
+Url = Annotated[str, BeforeValidator(urls.upstream_url)]
+Urls = Annotated[tuple[Url, ...], BeforeValidator(values.words)]
+
+
+def _word(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _sendable(secret: SecretStr) -> SecretStr:
+    if not KEY.fullmatch(secret.get_secret_value()):
+        raise Mistake(
+            "the key holds a space or a character that an HTTP header cannot carry", "use visible ASCII characters"
+        )
+    return secret
+
+
+def _content(value: object) -> object:
+    """The secret in a file."""
+    if isinstance(value, SecretStr):
+        return value
+    file = values.path(value)
+    try:
+        return SecretStr(file.read_text(encoding="utf-8-sig").strip())
+    except (OSError, UnicodeDecodeError):
+        raise Mistake(f"{file} cannot be read", "give a file that holds the key and nothing else") from None
+
+
+Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)]
+BalanceName = Annotated[Literal["prefix", "least_busy", "round_robin", "sticky"], BeforeValidator(_word)]
+Secret = Annotated[SecretStr, AfterValidator(_sendable)]
+SecretInFile = Annotated[SecretStr, BeforeValidator(_content), AfterValidator(_sendable)]
+
+
+class Section(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True):
+    """Settings that belong together."""

@@ -1,0 +1,151 @@
+"""Brings the models from one configuration to another, and touches only what has changed."""
+
+from dataclasses import dataclass, replace
+
+from corral.config import Config, ModelSettings
+from corral.core.balance import Balance
+from corral.core.errors import ModelNotFound
+from corral.upstream.fleet import Entry, Fleet
+from corral.upstream.loader import Loader
+from corral.upstream.local import LocalModel
+from corral.upstream.maker import Maker
+from corral.upstream.pool import Pool
+from corral.upstream.spec import EngineSpec
+from corral.upstream.watches import Watches
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The names of the models that a reload has touched."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    # New processes serve it, or other replicas.
+    replaced: tuple[str, ...] = ()
+    # What runs goes on running, by other rules.
+    adjusted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload has done."""
+
+    models: Changed
+    # The settings that differ and count from the next start on.
+    restart_needed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One change of the models; ``maker`` makes those of the new configuration."""
+
+    fleet: Fleet
+    loader: Loader
+    watches: Watches
+    maker: Maker
+    old: Config
+    new: Config
+
+    def apply(self) -> Changed:
+        """Do it, without awaiting: no request sees a half of it. What runs finishes where it runs."""
+        before = self.fleet.entries
+        wanted = {model.name: model for model in self.new.models}
+        gone = [entry for name, entry in before.items() if not _goes_on(entry, wanted.get(name))]
+        kept = {name: entry for name, entry in before.items() if entry not in gone}
+        for each in gone:
+            self._remove(each)
+        self.loader.settings = self.new.fleet
+        entries, replaced, adjusted = [], [], []
+        for name, model in wanted.items():
+            if name not in kept:
+                entries.append(self._add(model))
+                continue
+            entry = kept[name]
+            if self._change(entry, model):
+                replaced.append(name)
+            elif entry.settings != model:
+                adjusted.append(name)
+            entries.append(replace(entry, settings=model))
+        self.fleet.change(entries, any_model=self.new.any_model)
+        self.loader.wake()
+        return Changed(
+            added=tuple(name for name in wanted if name not in before),
+            removed=tuple(name for name in before if name not in wanted),
+            replaced=(*replaced, *(each.settings.name for each in gone if each.settings.name in wanted)),
+            adjusted=tuple(adjusted),
+        )
+
+    def _add(self, model: ModelSettings) -> Entry:
+        entry = self.maker.entry(model)
+        begin(entry, self.loader, self.watches)
+        return entry
+
+    def _remove(self, entry: Entry) -> None:
+        """Who waits for what does not exist any more need not wait; nor who comes to its pool late."""
+        name = entry.settings.name
+        entry.pool.on_wanted = _nothing
+        entry.pool.absent = f"model '{name}' does not exist any more"
+        entry.pool.refuse(ModelNotFound(f"the model '{name}' does not exist any more", param="model"))
+        if entry.local is not None:
+            self.loader.remove(entry.local)
+        else:
+            for replica in entry.pool.replicas:
+                replica.drain()
+                self.watches.end(replica)
+
+    def _change(self, entry: Entry, model: ModelSettings) -> bool:
+        """Adjust a model that goes on; whether other replicas serve it from now on."""
+        entry.pool.settings = self.new.queue
+        entry.pool.routing.balance = Balance(self.new.routing.balance)
+        if entry.local is not None:
+            return self._change_local(entry.local, entry.settings, model)
+        return self._change_remote(entry.pool, model)
+
+    def _change_remote(self, pool: Pool, model: ModelSettings) -> bool:
+        """Go to the replicas that are named now; those that were named before are the same ones."""
+        before = {(replica.address, replica.key, replica.weight): replica for replica in pool.replicas}
+        replicas = []
+        for made in self.maker.remote_replicas(model):
+            same = before.pop((made.address, made.key, made.weight), None)
+            if same is None:
+                self.watches.begin(made)
+            replicas.append(same or made)
+        for gone in before.values():
+            gone.drain()
+            self.watches.end(gone)
+        changed = tuple(replicas) != pool.replicas
+        if changed:
+            pool.change(replicas)
+        return changed
+
+    def _change_local(self, local: LocalModel, before: ModelSettings, model: ModelSettings) -> bool:
+        local.residency = self.maker.residency(model)
+        if before.pinned is not model.pinned:
+            local.pinned = model.pinned
+        local.estimated_bytes = self.maker.estimated_bytes(model)
+        local.told_bytes = model.memory_bytes is not None
+        local.make = self.maker.children_of(model)
+        same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
+        if same and before.replicas == model.replicas:
+            self.loader.adjust(local)
+            return False
+        self.loader.replace(local)
+        return True
+
+
+def begin(entry: Entry, loader: Loader, watches: Watches) -> None:
+    """Have a model served that nothing has begun of yet."""
+    if entry.local is not None:
+        loader.add(entry.local)
+        return
+    for replica in entry.pool.replicas:
+        watches.begin(replica)
+
+
+def _goes_on(entry: Entry, model: ModelSettings | None) -> bool:
+    """It is still there, and still started by us or still running elsewhere."""
+    return model is not None and (model.file is None) == (entry.local is None)
+
+
+def _nothing() -> None:
+    pass

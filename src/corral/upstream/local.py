@@ -1,0 +1,154 @@
+"""A model whose llama-servers are ours: what it takes, how it stands, and what keeps it where it is."""
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+
+from corral.core.lifecycle import Departure, Phase, State
+from corral.core.placement import Hold, Resident, Wanted
+from corral.upstream.child import Child
+from corral.upstream.pool import Pool
+
+# A model that was loaded for someone who has not come back yet stays for so long: clients that were told to
+# come later do so within their Retry-After, which is seldom more.
+UNUSED_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """When a model is loaded, and when it has to go."""
+
+    on_demand: bool = False
+    preload: bool = True
+    idle_ttl_s: float = 0.0
+    group: str | None = None
+    exclusive: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class LocalModel:
+    """One model. One writer: the loader; the pool and the children keep their own state.
+
+    Times are on the loader's clock.
+    """
+
+    name: str
+    pool: Pool
+    # Makes children anew, for a restart; with other names than these.
+    make: Callable[[Container[str]], Sequence[Child]]
+    children: Sequence[Child]
+    residency: Residency
+    # What all of its processes will take, as long as it is not known.
+    estimated_bytes: int
+    pinned: bool = False
+    # The operator says what it takes: that counts, and what the system tells does not.
+    told_bytes: bool = False
+    phase: Phase = Phase.UNLOADED
+    # Loading was asked for by the operator or at the start, and has not begun yet.
+    asked: bool = False
+    # The operator wants no calls to be taken.
+    drained: bool = False
+    # It takes no more calls until it has made room for another.
+    yielding: bool = False
+    # Since when it waits to be loaded.
+    wanted_since: float | None = None
+    phase_since: float = 0.0
+    load_s: float | None = None
+    # The most memory that its processes were seen to take.
+    seen_bytes: int = 0
+    # A load died for memory: the next one begins when all that is idle has gone, and is the last try.
+    starved: bool = False
+    # Someone waited for it when it began to load.
+    requested: bool = False
+    # It is not in the settings any more.
+    removed: bool = False
+    # It leaves without waiting for the end of its calls.
+    at_once: bool = False
+    loads: int = 0
+    departures: dict[Departure, int] = field(default_factory=dict)
+    # Why it is not loaded, for operators.
+    error: str | None = None
+    # Processes that were replaced by ``children`` and finish their calls, or that are to replace them.
+    outgoing: list[Child] = field(default_factory=list)
+    incoming: Sequence[Child] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """It should be loaded: someone waits for it, or has asked for it."""
+        if self.phase is not Phase.UNLOADED:
+            return False
+        return self.asked or (self.residency.on_demand and not self.drained and self.pool.waiting > 0)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all its processes; those to come take others."""
+        return frozenset(child.replica.name for child in self.processes)
+
+    @property
+    def stays(self) -> bool:
+        """It is not stopped for others: the operator wants that, or no request would bring it back."""
+        return self.pinned or not self.residency.on_demand
+
+    @property
+    def ready(self) -> bool:
+        """One of its processes serves, though it may take no more calls."""
+        return any(child.replica.state is State.READY for child in self.children)
+
+    @property
+    def busy(self) -> bool:
+        """Calls are being served."""
+        return any(child.replica.busy for child in self.children)
+
+    @property
+    def used_at(self) -> float:
+        """When it was last used; one that yields counts as the one that was used longest ago, so that it stays so."""
+        if self.yielding:
+            return 0.0
+        return max(self.phase_since, *(child.replica.used_at for child in self.children))
+
+    @property
+    def processes(self) -> list[Child]:
+        """All children that may have a process."""
+        return [*self.children, *self.outgoing, *self.incoming]
+
+    @property
+    def needed_bytes(self) -> int:
+        """What it will take when it is loaded."""
+        return self.estimated_bytes if self.told_bytes else self.seen_bytes or self.estimated_bytes
+
+    def taken_bytes(self) -> int:
+        """What it takes now; while it loads, at least what it will take. Asks the system."""
+        if self.phase in (Phase.UNLOADED, Phase.FAILED):
+            return 0
+        if self.told_bytes:
+            return self.estimated_bytes * len(self.processes) // len(self.children)
+        seen = [child.resident_bytes for child in self.children]
+        now = sum(each for each in seen if each is not None)
+        complete = None not in seen and all(child.replica.state is State.READY for child in self.children)
+        if self.phase is Phase.LOADED and complete:
+            self.seen_bytes = max(self.seen_bytes, now)
+        else:
+            now = max(now, self.needed_bytes)
+        others = (*self.outgoing, *self.incoming)
+        return now + sum(child.resident_bytes or self.needed_bytes // len(self.children) for child in others)
+
+    def hold(self, now: float) -> Hold | None:
+        """What keeps it loaded."""
+        if self.phase is Phase.UNLOADING:
+            return Hold.LEAVING
+        if self.stays:
+            return Hold.PINNED
+        if self.phase is Phase.LOADING or self.incoming or self.outgoing or not self.ready:
+            return Hold.LOADING
+        if self.busy or (self.pool.waiting and not self.yielding and not self.drained):
+            return Hold.BUSY
+        unused = self.requested and all(child.replica.used_at <= self.phase_since for child in self.children)
+        return Hold.REQUESTED if unused and now - self.phase_since < UNUSED_S and not self.yielding else None
+
+    def resident(self, now: float) -> Resident:
+        residency = self.residency
+        return Resident(
+            self.name, self.taken_bytes(), self.used_at, self.hold(now), residency.group, residency.exclusive
+        )
+
+    def to_place(self) -> Wanted:
+        return Wanted(self.name, self.needed_bytes, self.residency.group, self.residency.exclusive)

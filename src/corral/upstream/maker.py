@@ -1,0 +1,137 @@
+"""Makes what serves a model out of its settings: the pool, its replicas, and the processes that are ours."""
+
+from collections.abc import Callable, Container, Sequence
+from itertools import count, islice
+
+from corral.config import Config, ModelSettings, RemoteSettings, gguf
+from corral.config.gguf_metadata import anatomy_of
+from corral.core.balance import Balance
+from corral.core.footprint import estimate_bytes
+from corral.core.lifecycle import Transition
+from corral.upstream.address import Address
+from corral.upstream.child import Child
+from corral.upstream.fleet import Entry
+from corral.upstream.local import LocalModel, Residency
+from corral.upstream.pool import Pool
+from corral.upstream.probe import Prober
+from corral.upstream.replica import Clocks, Replica
+from corral.upstream.spec import EngineSpec
+
+# Beside weights and KV cache: buffers for computing, the program itself, Python where the engine is embedded.
+# Measured with SmolLM2-135M on the embedded engine: 57 MiB (docs/operations.md); larger models take more.
+MARGIN_BYTES = 96 * 2**20
+
+
+class Maker:
+    """Makes the parts of one configuration; what it made is owned by others."""
+
+    def __init__(
+        self,
+        config: Config,
+        prober: Prober,
+        clocks: Clocks,
+        on_transition: Callable[[Transition], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """``on_transition`` is told of every replica's changes, ``on_change`` of those of our own processes."""
+        self._config = config
+        self._prober = prober
+        self._clocks = clocks
+        self._on_transition = on_transition
+        self._on_change = on_change
+        self._estimates: dict[str, int] = {}
+
+    def entry(self, model: ModelSettings) -> Entry:
+        """What serves this model; nothing of it has begun."""
+        if model.file is None:
+            return Entry(
+                model,
+                Pool(
+                    model.name, self.remote_replicas(model), self._config.queue, Balance(self._config.routing.balance)
+                ),
+            )
+        local = self._local(model)
+        return Entry(model, local.pool, local)
+
+    def remote_replicas(self, model: ModelSettings) -> list[Replica]:
+        """The replicas of a model that run elsewhere; nobody watches them yet."""
+        return [self._remote(model, remote, number) for number, remote in enumerate(model.remotes)]
+
+    def residency(self, model: ModelSettings) -> Residency:
+        """When this model is loaded and when it goes."""
+        fleet = self._config.fleet
+        on_demand = model.starts_on_demand(fleet.on_demand)
+        return Residency(
+            on_demand=on_demand,
+            preload=not on_demand if model.preload is None else model.preload,
+            idle_ttl_s=(fleet.idle_ttl_s if model.idle_ttl_s is None else model.idle_ttl_s) if on_demand else 0.0,
+            group=model.group,
+            exclusive=model.exclusive,
+        )
+
+    def children_of(self, model: ModelSettings) -> Callable[[Container[str]], Sequence[Child]]:
+        """What makes the processes of this model, with the first numbers in their names that are not taken."""
+        spec = EngineSpec.of(model, self._config.llama)
+
+        def make(taken: Container[str]) -> Sequence[Child]:
+            free = (name for name in map(f"{model.name}/{{}}".format, count()) if name not in taken)
+            names = list(islice(free, model.replicas))
+            replicas = [self._replica(name, model.name) for name in names]
+            return [Child(spec, replica, self._prober, self._on_change) for replica in replicas]
+
+        return make
+
+    def estimated_bytes(self, model: ModelSettings) -> int:
+        """The memory that all processes of this model will take. Reads the model's files, once."""
+        if model.name not in self._estimates:
+            self._estimates[model.name] = estimated_bytes(EngineSpec.of(model, self._config.llama), model)
+        return self._estimates[model.name]
+
+    def read_files(self) -> None:
+        """Read all that has to be read, so that nothing that is called later waits for a disk."""
+        for model in self._config.models:
+            if model.file is not None:
+                self.estimated_bytes(model)
+
+    def _pool(self, model: ModelSettings, replicas: Sequence[Replica]) -> Pool:
+        return Pool(model.name, replicas, self._config.queue, Balance(self._config.routing.balance))
+
+    def _local(self, model: ModelSettings) -> LocalModel:
+        make = self.children_of(model)
+        children = make(())
+        return LocalModel(
+            model.name,
+            Pool(
+                model.name,
+                [child.replica for child in children],
+                self._config.queue,
+                Balance(self._config.routing.balance),
+            ),
+            make,
+            children,
+            self.residency(model),
+            self.estimated_bytes(model),
+            pinned=model.pinned,
+            told_bytes=model.memory_bytes is not None,
+        )
+
+    def _remote(self, model: ModelSettings, remote: RemoteSettings, number: int) -> Replica:
+        key = remote.key_file or self._config.llama.api_key
+        address = Address.parse(remote.url)
+        name = f"{model.name}/{number}"
+        return self._replica(name, model.name, address, key.get_secret_value() if key else None, remote.weight)
+
+    def _replica(
+        self, name: str, model: str, address: Address | None = None, key: str | None = None, weight: float = 1.0
+    ) -> Replica:
+        replica = Replica(name, model, self._prober, self._clocks, address=address, key=key, weight=weight)
+        replica.on_transition = self._on_transition
+        return replica
+
+
+def estimated_bytes(spec: EngineSpec, model: ModelSettings) -> int:
+    """The memory that all processes of a model will take, as its settings or its files tell."""
+    one = model.memory_bytes
+    if one is None:
+        one = estimate_bytes(anatomy_of(gguf.parts_of(spec.file)), spec.ctx, spec.extra_args, MARGIN_BYTES)
+    return one * model.replicas
