@@ -129,13 +129,21 @@ async def work(soak: Soak, port: int) -> None:
     client: Client | None = None
     for plan in soak.plans:
         if client is None or not may_reuse(client, plan):
-            if client is not None and client.open:
-                client.leave()
+            if client is not None:
+                part(soak, client)
             client = await Client.connect(port, slow=plan.manners in (Manners.SLOW, Manners.STUCK))
         await exchange(soak, client, plan)
         if plan.manners is not Manners.PATIENT:
             client.leave()
-    if client is not None and client.open:
+    if client is not None:
+        part(soak, client)
+
+
+def part(soak: Soak, client: Client) -> None:
+    """Be done with a client, whose connection may be over already."""
+    if client.astray:
+        soak.ended.wrong.append("bytes came behind a complete answer")
+    if client.open:
         client.leave()
 
 

@@ -50,6 +50,8 @@ class Client(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.open = True
+        # More has come than was asked for.
+        self.astray = False
         self._answer = Answer()
         self._plan: Plan | None = None
         self._over = asyncio.Event()
@@ -133,7 +135,7 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._plan is None or self._over.is_set():
-            # An answer to nothing that was asked.
+            self.astray = True
             self.open = False
             self._transport.abort()
             return
@@ -147,6 +149,8 @@ class Client(asyncio.Protocol):
             self._mind_manners(self._plan)
 
     def eof_received(self) -> None:
+        # Within an answer this is wrong; between two Corral may do it, and the next request is for another connection.
+        self.open = False
         self._answer.closed = True
 
     def connection_lost(self, exc: Exception | None) -> None:

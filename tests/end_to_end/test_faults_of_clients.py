@@ -4,15 +4,20 @@ from typing import Any
 
 import pytest
 
+from support.door import lane_only
 from support.fake import FakeLlama
 from support.front import Narrow
-from support.gateway import Gateway
+from support.gateway import KEY, Gateway
+from support.matrix import CLOSED_WITHIN_S, closed_at, now
 from support.raw_client import RawClient
-from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, new_id, post, record_of
+from support.spelled import NarrowClient
+from support.talk import CHAT, EMBEDDINGS, MODES, begin, chat, credentials, new_id, post, record_of
 
 STREAMED = ["gathered", "stream"]
 # Goes on until somebody ends it.
 LONG = 'script:{"count": 100000}'
+# More than is read of a body before somebody asks for it, and less than is read in one go.
+LARGE_BYTES = 100_000
 
 
 def begin_chat(gateway: Gateway, mode: str, request_id: str, content: str = "hello") -> RawClient:
@@ -90,3 +95,40 @@ def test_nobody_is_blamed_for_a_client_that_leaves(narrow: Narrow) -> None:
     assert gateway.metric("corral_replica_transitions_total") == transitions
     narrow.fake.set(token_s=0)
     assert post(gateway, CHAT, chat(max_tokens=30)).status == 200
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_client_that_leaves_after_a_large_body_is_noticed_at_once(narrow: Narrow, mode: str) -> None:
+    gateway, fake, request_id = narrow.gateway, narrow.fake, new_id()
+    fake.set(prefill_s=2)
+    # All of it is there before anybody asks for it.
+    with gateway.held():
+        client = begin_chat(gateway, mode, request_id, "x" * LARGE_BYTES)
+    fake.until(lambda state: state["processing"] == 1)
+    left_at = now()
+    client.close()
+    assert_gone(gateway, request_id)
+    assert closed_at(fake, CHAT, 0) < left_at + CLOSED_WITHIN_S
+
+
+@lane_only
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_to_a_connection_that_has_just_been_reset_is_no_success(narrow: Narrow, mode: str) -> None:
+    """The reply comes, then the reset, and the gateway sees both in one moment."""
+    gateway, request_id = narrow.gateway, new_id()
+    narrow.fake.set(prefill_s=0.2)
+    with begin_chat(gateway, mode, request_id) as client:
+        narrow.fake.until(lambda state: state["processing"] == 1)
+        with gateway.held():
+            assert [request["ended"] for request in narrow.fake.until_ended(CHAT)] == ["complete"]
+            client.reset()
+    assert_gone(gateway, request_id)
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+def test_who_does_not_take_an_answer_that_is_complete_has_not_been_served(narrow: Narrow, mode: str) -> None:
+    request_id = new_id()
+    narrow.fake.fault("huge", after=5, size=5_000_000)
+    with NarrowClient(narrow.gateway.port) as client:
+        client.send("POST", CHAT, chat(**MODES[mode]), **credentials(KEY, **{"x-request-id": request_id}))
+        assert_gone(narrow.gateway, request_id)

@@ -51,6 +51,20 @@ async def test_a_client_that_takes_nothing_of_a_whole_answer_is_cut_off() -> Non
 
 
 @on_both_loops
+@pytest.mark.parametrize("size", [0, 1, HIGH_WATER_BYTES, HIGH_WATER_BYTES + 1, 5 * HIGH_WATER_BYTES])
+async def test_a_whole_answer_leaves_no_more_than_a_buffer_to_be_taken_at_its_end(size: int) -> None:
+    client = AsgiClient()
+    content = bytes(each % 251 for each in range(size))
+    async with answer_to(client) as answer:
+        answer.send(200, [], content)
+    _, *pieces, last = client.sent
+    assert client.content() == content
+    assert all(piece["more_body"] for piece in pieces)
+    assert not last["more_body"]
+    assert all(len(piece["body"]) <= HIGH_WATER_BYTES for piece in (*pieces, last))
+
+
+@on_both_loops
 async def test_an_exchange_that_answers_nothing_sends_nothing() -> None:
     client = AsgiClient()
     async with answer_to(client) as answer:

@@ -13,6 +13,7 @@ from corral.core.call import Call, Endpoint
 from corral.core.errors import BadReply
 from corral.pipeline.gather import Gathering
 from corral.pipeline.stream import SHAPES_IN_VAIN, StreamReader
+from support.exchanges import chunk
 from support.samples import SAMPLES, Sample
 
 CALL = Call(Endpoint.CHAT, model="", fields={}, stream=True)
@@ -113,6 +114,27 @@ def test_what_is_gathered_together_is_what_is_gathered_one_by_one(call: Call, st
     assert gathered(StreamReader(call, folds=True), pieces) == gathered(OneByOne(call), pieces)
 
 
+@given(calls, streams, cuts, st.booleans())
+@example(CALL, (delta(b"a") + delta(b" \xc3\xbc")) * 2 + DONE + delta(b"b"), [], True)
+def test_what_is_read_as_it_was_framed_is_what_is_read_of_its_content(
+    call: Call, stream: bytes, at: list[int], whole: bool
+) -> None:
+    framed, parsed = StreamReader(call), StreamReader(call)
+    for piece in events_of(stream) if whole else filter(None, cut(stream, at)):
+        before = parsed.token_events
+        expected = told(parsed, piece)
+        if passed := framed.read_chunk(chunk(piece)):
+            assert framed.token_events == before + 1
+            assert (passed, framed.done, framed.failure, framed.alive) == (expected[0], False, None, expected[4])
+            assert framed.usage() == expected[5]
+        else:
+            assert told(framed, piece) == expected
+
+
+def events_of(stream: bytes) -> list[bytes]:
+    return [event + b"\n\n" for event in stream.split(b"\n\n") if event]
+
+
 def gathered(reader: StreamReader, pieces: list[bytes]) -> dict[str, Any] | str:
     gathering = Gathering(Endpoint.CHAT)
     try:
@@ -146,6 +168,47 @@ def test_of_a_hundred_tokens_one_is_read_alone(pieces: int) -> None:
     passed = [reader.read(b"".join(events[at : at + each])) for at in range(0, 100, each)]
     assert reader.read_alone == 1
     assert b"".join(passed) == b"".join(events).replace(b'"smol"', b'"mine"')
+
+
+def test_a_token_that_comes_alone_needs_no_parsing() -> None:
+    reader = Counted(replace(CALL, model="mine"))
+    first = reader.read(delta(b"word"))
+    for text in (b"word", b"", b' \\"a\\u00fc', "wörd 🐎".encode()):
+        assert reader.read_chunk(chunk(delta(text))) == first.replace(b"word", text)
+    assert (reader.read_alone, reader.token_events) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        delta(b"word"),
+        chunk(delta(b"word"))[:-2],
+        chunk(delta(b"word"))[1:],
+        b"0" + chunk(delta(b"word")),
+        chunk(delta(b"word")) + b"\r\n",
+        chunk(delta(b"word")) * 2,
+        chunk(delta(b"word") * 2),
+        chunk(delta(b"word", created=2)),
+        chunk(delta(b'"')),
+        chunk(delta(b"\n")),
+        chunk(delta(b"\xc3")),
+        chunk(delta(b"\\ud83d")),
+        b"0\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_is_not_just_one_more_token_is_left_alone(framed: bytes) -> None:
+    reader = StreamReader(CALL)
+    assert reader.read_chunk(framed) == b""
+    reader.read(delta(b"word"))
+    assert reader.read_chunk(framed) == b""
+    assert reader.token_events == 1
+
+
+def test_what_waits_for_its_end_is_not_overtaken() -> None:
+    reader = StreamReader(CALL)
+    reader.read(delta(b"Once") + delta(b" upon")[:-1])
+    assert reader.read_chunk(chunk(delta(b" a"))) == b""
 
 
 def test_the_tick_of_a_second_costs_one_more() -> None:

@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -125,6 +126,16 @@ class Gateway:
         counted = int(sum_of(metrics, "corral_requests_total"))
         self.until(lambda: len(self.records()) >= counted, f"{counted} records")
         assert len(self.records()) == counted
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block it does not run, and what happens meanwhile it finds all at once, in its order."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop it, and return its exit code; it has to end by itself."""

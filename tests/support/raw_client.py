@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -96,6 +97,11 @@ class RawClient:
         return reply
 
     def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from corral.core.errors import ConnectionLost
 from corral.upstream.address import Address
 from corral.upstream.connection import Connection, IdleConnections
 from corral.upstream.message import Message
-from corral.upstream.reply import Reply
+from corral.upstream.reply import FeedChunk, Reply
 from support.exchanges import CHUNKED, HELLO, OK, chunk
 from support.run import async_test
 
@@ -65,13 +65,19 @@ async def deliver(connection: Connection, transport: FedTransport, pieces: Itera
         connection.data_received(piece)
 
 
-async def fetch(pieces: Iterable[tuple[bytes, bool]], came: bytearray) -> tuple[int, bool]:
+def no_chunk(_: bytes) -> bool:
+    return False
+
+
+async def fetch(
+    pieces: Iterable[tuple[bytes, bool]], came: bytearray, feed_chunk: FeedChunk = no_chunk
+) -> tuple[int, bool]:
     """Status, and whether it is complete, of a reply that comes in these pieces and then ends; the body to ``came``."""
     connection, transport, idle = connected()
 
     async def read() -> tuple[int, bool]:
         with await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", b"", 60, bodiless=False) as reply:
-            await reply.splice(came.extend)
+            await reply.splice(came.extend, feed_chunk)
             return reply.status, reply.complete
 
     reading = asyncio.create_task(read())
@@ -110,6 +116,32 @@ def test_the_body_is_the_same_for_all_cuts(chunks: list[bytes], framing: str, cu
     came = bytearray()
     status, complete = asyncio.run(fetch(cut(data, cuts), came))
     assert (status, bytes(came), complete) == (200, body, True)
+
+
+# Chunks that come one by one, or nearly: the sizes of what they hold, and where they are cut besides.
+@given(
+    chunks=st.lists(st.sampled_from([b"a", b"bb", b"1\r\nc\r\n", b"d\r\n" * 4, b"0\r\n\r\n"]), max_size=12),
+    cuts=cuts_and_turns,
+    takes=st.lists(st.booleans(), max_size=12),
+)
+def test_a_chunk_that_is_handed_over_as_it_came_is_one(
+    chunks: list[bytes], cuts: list[tuple[int, bool]], takes: list[bool]
+) -> None:
+    def feed_chunk(piece: bytes) -> bool:
+        size, _, rest = piece.partition(b"\r\n")
+        if not takes or not takes.pop() or chunk(rest[:-2]) != piece or size == b"0":
+            return False
+        came.extend(rest[:-2])
+        return True
+
+    came = bytearray()
+    pieces = [
+        part
+        for each in [CHUNKED, *map(chunk, chunks), b"0\r\n\r\n"]
+        for part in cut(each, [(at, turn) for at, turn in cuts if at % 3 == len(each) % 3])
+    ]
+    assert asyncio.run(fetch(pieces, came, feed_chunk)) == (200, True)
+    assert bytes(came) == b"".join(chunks)
 
 
 @given(

@@ -16,6 +16,13 @@ TEXT = re.compile(
     rb'(?:"delta":\{"(?:reasoning_)?content|"choices":\[\{"text|"function":\{"arguments)":"'
     rb'([^"\\]*(?:\\.[^"\\]*)*)"(?=[,}])'
 )
+# The inside of a JSON string: no control characters, whole UTF-8 (RFC 3629), escapes but those of surrogates.
+STRING = re.compile(
+    rb'[^"\\\x00-\x1f\x80-\xff]*(?:(?:\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]|[dD][0-7])[0-9a-fA-F]{2}'
+    rb"|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})"
+    rb'[^"\\\x00-\x1f\x80-\xff]*)*'
+)
 # Of what stands between two texts the end is searched for and the rest compared: a long needle is slow to find.
 MARK_BYTES = 20
 # No more is cut at once, lest a large piece be cut anew for each of many short rows.
@@ -25,11 +32,13 @@ WINDOW_BYTES = 32 * 1024
 class Shape:
     """What stands around the text of a chunk: as it comes, and as it is shown to the client. Frozen."""
 
-    __slots__ = ("_after", "_before", "_between", "_mark", "_shown_after", "_shown_before")
+    __slots__ = ("_after", "_before", "_between", "_end", "_mark", "_shown_after", "_shown_before")
 
     def __init__(self, before: bytes, after: bytes, rename: tuple[bytes, bytes]) -> None:
         """``rename``: what to replace, where it is found first, and by what."""
         self._before, self._after = before, after
+        # As an HTTP chunk that holds nothing else ends.
+        self._end = after + b"\r\n"
         # What stands between two texts is ``between + mark``.
         self._mark = before[-MARK_BYTES:]
         self._between = after + before[:-MARK_BYTES]
@@ -59,6 +68,15 @@ class Shape:
         if after:
             texts.append(text)
         return texts if _are_strings(texts) else []
+
+    def shown_of(self, chunk: bytes) -> bytes:
+        """The one chunk of this shape, for the client, that an HTTP chunk holds; nothing if it holds anything else."""
+        before, end = self._before, self._end
+        size, _, event = chunk.partition(b"\r\n")
+        if not (event.startswith(before) and event.endswith(end) and size == b"%x" % (len(event) - 2)):
+            return b""
+        found = STRING.fullmatch(event, len(before), len(event) - len(end))
+        return b"%b%b%b" % (self._shown_before, found[0], self._shown_after) if found else b""
 
     def came(self, texts: list[bytes]) -> int:
         """How many bytes the chunks with these texts were."""

@@ -25,6 +25,11 @@ class Splitter:
         self._rest_bytes = 0
         self._after_cr = False
 
+    @property
+    def empty(self) -> bool:
+        """No event is waiting for its end."""
+        return not self._rest_bytes
+
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that ``piece`` completes; raises BadReply when one grows beyond the limit."""
         *events, _ = self.whole(piece).split(b"\n\n")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from enum import Enum
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -135,13 +136,13 @@ def _exchange(record: Record) -> dict[str, Any]:
         "request_id": record.request_id,
         "client": record.client or None,
         "priority": record.priority.label,
-        "route": record.endpoint.value,
+        "route": record.endpoint,
         "model": record.model or None,
         "replica": record.replica or None,
         "route_reason": record.route_reason or None,
         "stream": record.stream,
         "status": record.status,
-        "outcome": record.outcome.value,
+        "outcome": record.outcome,
         "error_code": record.error_code,
         "attempts": record.attempts,
         "prompt_tokens": usage.prompt_tokens,
@@ -188,7 +189,12 @@ def _encode(line: dict[str, Any]) -> bytes:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
         # Half of a surrogate pair, or a whole number beyond 64 bits.
-        return json.dumps(line, default=str).encode() + b"\n"
+        return json.dumps(line, default=_text).encode() + b"\n"
+
+
+def _text(value: object) -> str:
+    """As orjson has it: an Enum's member is its value."""
+    return str(value.value if isinstance(value, Enum) else value)
 
 
 def _timestamp(unix_s: float) -> str:

@@ -16,8 +16,8 @@ from corral.openai.generation import (
 )
 from corral.openai.media import ensure_local
 from corral.openai.messages import Message
-from corral.openai.policy import Policy, fields_of, refuse_unsupported, token_limit
-from corral.openai.requests import ChatRequest
+from corral.openai.policy import Policy, fields_of, own_fields_out, refuse_unsupported, token_limit
+from corral.openai.requests import ChatRequest, EverydayChatRequest
 from corral.openai.tool_choice import choose_tools
 
 # llama-server would ignore these in silence, and the reply would not be what was asked for.
@@ -59,6 +59,17 @@ def chat_call(request: ChatRequest, body: Mapping[str, Any], policy: Policy) -> 
         tools=tools,
         logprobs=bool(request.logprobs or request.n_probs),
     )
+
+
+def everyday_call(request: EverydayChatRequest, body: Mapping[str, Any], policy: Policy) -> Call:
+    """What ``chat_call`` makes of a body with everyday fields only."""
+    _ensure_messages(request.messages)
+    ensure_local(request.messages, policy)
+    fields = own_fields_out(body)
+    fields["messages"] = [_mended(message) for message in fields["messages"]]
+    max_tokens = token_limit((request.max_completion_tokens, request.max_tokens), policy)
+    fields["max_tokens"] = max_tokens
+    return Call(Endpoint.CHAT, request.model or "", fields, bool(request.stream), max_tokens=max_tokens)
 
 
 def _ensure_text_only(body: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ SCHEME_CHARS = 32
 
 def ensure_local(messages: Sequence[Message], policy: Policy) -> None:
     """Refuse every reference that would make llama-server fetch or open something, web addresses if not allowed."""
+    if all(type(message.content) is str for message in messages):
+        return
     for param, reference in _references(messages):
         start = reference[:SCHEME_CHARS].strip().lower()
         if start.startswith("data:"):

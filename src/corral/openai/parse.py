@@ -8,18 +8,20 @@ from pydantic import ValidationError
 from corral.core.call import Call, Endpoint
 from corral.core.errors import InvalidRequest
 from corral.openai.body import decode, ensure_shallow
-from corral.openai.chat import chat_call
+from corral.openai.chat import chat_call, everyday_call
 from corral.openai.complaints import INVALID_VALUE, complaint
 from corral.openai.completions import completion_call
 from corral.openai.embeddings import embedding_call
 from corral.openai.policy import Policy
-from corral.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from corral.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest, EverydayChatRequest
 from corral.openai.sampling import Addressed
 
 __all__ = ["Policy", "parse"]
 
 Request = TypeVar("Request", bound=Addressed)
 PolicyOf = Callable[[str], Policy]
+
+EVERYDAY = EverydayChatRequest.model_fields.keys()
 
 
 def parse(endpoint: Endpoint, body: bytes, policy_of: PolicyOf) -> Call:
@@ -32,6 +34,11 @@ def parse(endpoint: Endpoint, body: bytes, policy_of: PolicyOf) -> Call:
     document = decode(body)
     match endpoint:
         case Endpoint.CHAT:
+            if document.keys() <= EVERYDAY:
+                everyday = _checked(EverydayChatRequest, document)
+                policy = _policy(everyday, document, body, policy_of)
+                if policy.parameters is None:
+                    return everyday_call(everyday, document, policy)
             chat = _checked(ChatRequest, document)
             return chat_call(chat, document, _policy(chat, document, body, policy_of))
         case Endpoint.COMPLETIONS:
@@ -44,7 +51,7 @@ def parse(endpoint: Endpoint, body: bytes, policy_of: PolicyOf) -> Call:
 
 def _checked(model: type[Request], document: dict[str, Any]) -> Request:
     try:
-        request = model.model_validate(document)
+        request: Request = model.__pydantic_validator__.validate_python(document)
     except ValidationError as error:
         raise complaint(error) from error
     if request.model is not None and not request.model.isprintable():

@@ -88,8 +88,13 @@ def fields_of(body: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     for key, value in body.items():
         if key in REFUSED or key.startswith(REFUSED_PREFIXES):
             _refuse(key, value, policy)
-    fields = {key: value for key, value in body.items() if value is not None and key not in OWNED}
+    fields = own_fields_out(body)
     return fields if policy.parameters is None else policy.parameters.applied_to(fields)
+
+
+def own_fields_out(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without nulls and without Corral's own."""
+    return {key: value for key, value in body.items() if value is not None and key not in OWNED}
 
 
 def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
@@ -102,7 +107,10 @@ def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> N
 
 def token_limit(limits: Iterable[int | None], policy: Policy) -> int:
     """The first limit given, else the operator's default; -1 is how users of llama-server write "none"."""
-    return next((limit for limit in limits if limit is not None and limit >= 0), policy.default_max_tokens)
+    for limit in limits:
+        if limit is not None and limit >= 0:
+            return limit
+    return policy.default_max_tokens
 
 
 def _refuse(key: str, value: object, policy: Policy) -> None:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from corral.openai.messages import Messages
 from corral.openai.response_format import ResponseFormat
-from corral.openai.sampling import Addressed, Generation, TokenLimit
+from corral.openai.sampling import Addressed, Everyday, Generation, TokenLimit
 from corral.openai.shapes import (
     ARRAY,
     BY_ITEM_SHAPE,
@@ -43,7 +43,16 @@ Inputs = Annotated[
 ]
 
 
-class ChatRequest(Generation):
+class EverydayChatRequest(Everyday):
+    """A chat request that has no other fields: most have none, and to check these takes half the time."""
+
+    messages: Messages
+    """The conversation so far."""
+    max_completion_tokens: TokenLimit | None = None
+    """OpenAI's newer name of `max_tokens`; wins where both are given."""
+
+
+class ChatRequest(EverydayChatRequest, Generation):
     """The body of `POST /v1/chat/completions`."""
 
     model_config = ConfigDict(
@@ -59,10 +68,6 @@ class ChatRequest(Generation):
         }
     )
 
-    messages: Messages
-    """The conversation so far."""
-    max_completion_tokens: TokenLimit | None = None
-    """OpenAI's newer name of `max_tokens`; wins where both are given."""
     logprobs: bool | None = None
     """Return the log probabilities of the generated tokens."""
     top_logprobs: Annotated[int, Ge(0), Le(20)] | None = None

@@ -77,19 +77,40 @@ class Addressed(Wire):
     """An identifier of the end user; without effect on the reply."""
 
 
-class LlamaSampling(Wire):
-    """llama-server's own fields. They are sent on as they are; fields not listed here are too."""
+class Everyday(Addressed):
+    """What most requests have, and nothing that could be wrong together with another field, or needs mending."""
 
+    max_tokens: TokenLimit | None = None
+    """The most tokens to generate for each choice; -1 or nothing stands for the operator's default."""
+    stream: bool | None = None
+    """Send the reply in chunks as it is generated, as server-sent events."""
+    temperature: Annotated[float, Ge(0), Le(2)] | None = None
+    """Randomness; 0 always takes the most probable token."""
+    top_p: Fraction | None = None
+    """Sample from the most probable tokens that together have this probability."""
+    frequency_penalty: Penalty | None = None
+    """Penalty for tokens by how often they have appeared."""
+    presence_penalty: Penalty | None = None
+    """Penalty for tokens that have appeared."""
+    seed: Seed | None = None
+    """Sample the same way for the same seed; -1 is random."""
     top_k: int | None = None
     """Sample from the K most probable tokens; 0 turns it off."""
     min_p: Fraction | None = None
     """The least probability of a token, relative to the most probable one."""
+    repeat_penalty: float | None = None
+    """Penalty for repeated tokens; 1 turns it off."""
+    cache_prompt: bool | None = None
+    """Reuse what the model server remembers of earlier prompts; on by default."""
+
+
+class LlamaSampling(Wire):
+    """llama-server's own fields. They are sent on as they are; fields not listed here are too."""
+
     typical_p: float | None = None
     """Locally typical sampling; 1 turns it off."""
     top_n_sigma: float | None = None
     """Keep tokens within N standard deviations of the best; negative turns it off."""
-    repeat_penalty: float | None = None
-    """Penalty for repeated tokens; 1 turns it off."""
     repeat_last_n: Window | None = None
     """How many of the last tokens the penalties look at; 0 turns them off."""
     dynatemp_range: float | None = None
@@ -130,8 +151,6 @@ class LlamaSampling(Wire):
     """A GBNF grammar that the text must follow."""
     json_schema: JsonObject | None = None
     """A JSON schema that the text must follow."""
-    cache_prompt: bool | None = None
-    """Reuse what the model server remembers of earlier prompts; on by default."""
     timings_per_token: bool | None = None
     """Add timings to every chunk."""
     return_progress: bool | None = None
@@ -140,29 +159,15 @@ class LlamaSampling(Wire):
     """Return the ids of the generated tokens too."""
 
 
-class Generation(Addressed, LlamaSampling):
+class Generation(Everyday, LlamaSampling):
     """What chat completions and completions have in common."""
 
-    max_tokens: TokenLimit | None = None
-    """The most tokens to generate for each choice; -1 or nothing stands for the operator's default."""
     n: Annotated[int, Ge(1), Le(CHOICES)] | None = None
     """How many choices to generate; the model needs as many free slots at once."""
-    stream: bool | None = None
-    """Send the reply in chunks as it is generated, as server-sent events."""
     stream_options: StreamOptions | None = None
     """Only together with `stream: true`."""
-    temperature: Annotated[float, Ge(0), Le(2)] | None = None
-    """Randomness; 0 always takes the most probable token."""
-    top_p: Fraction | None = None
-    """Sample from the most probable tokens that together have this probability."""
-    frequency_penalty: Penalty | None = None
-    """Penalty for tokens by how often they have appeared."""
-    presence_penalty: Penalty | None = None
-    """Penalty for tokens that have appeared."""
     logit_bias: LogitBias | None = None
     """Make tokens more or less likely: an object from token id to bias, or an array of `[token, bias]` pairs."""
-    seed: Seed | None = None
-    """Sample the same way for the same seed; -1 is random."""
     stop: Stop | None = None
     """Stop before this text, or before any of these texts. Empty strings are left out."""
     metadata: Metadata | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from corral.config import RequestSettings, TimeoutSettings
+from corral.config import RequestSettings, RouteTimeouts, TimeoutSettings
 from corral.core.call import Call, Endpoint
 from corral.core.errors import BadReply, ConnectFailed, InvalidRequest, UpstreamTimeout
 from corral.core.record import Record
@@ -36,7 +36,7 @@ class Attempts:
     requests: RequestSettings
     clock: Callable[[], float]
 
-    async def relay(self, lease: Lease, call: Call, answer: Answer, record: Record) -> None:
+    async def relay(self, answer: Answer, lease: Lease, call: Call, record: Record) -> None:
         """Stream to the client; raises what broke it."""
         with await self._send(lease, call, record, stream=True) as reply:
             await relay(reply, call, answer, record, self._watch(reply, call, record))
@@ -44,21 +44,11 @@ class Attempts:
 
     async def whole(self, lease: Lease, call: Call, record: Record) -> Whole:
         """The reply in one piece: gathered from a stream, or asked for whole where that is better."""
-        if self.asked_whole(call, record.bytes_in):
-            return await self._fetch(lease, call, record)
-        with await self._send(lease, call, record, stream=True) as reply:
-            body = await gather(reply, call, record, self._watch(reply, call, record))
-            lease.abandoned = False
-        return Whole(body, record.usage)
-
-    def asked_whole(self, call: Call, body_bytes: int) -> bool:
-        """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""
-        if call.endpoint is Endpoint.EMBEDDINGS or (call.logprobs and call.tools):
-            return True
-        short = call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
-        return short and body_bytes <= WHOLE_BODY_BYTES
-
-    async def _fetch(self, lease: Lease, call: Call, record: Record) -> Whole:
+        if not self.asked_whole(call, record.bytes_in):
+            with await self._send(lease, call, record, stream=True) as reply:
+                body = await gather(reply, call, record, self._watch(reply, call, record))
+                lease.abandoned = False
+            return Whole(body, record.usage)
         with await self._send(lease, call, record, stream=False) as reply:
             body = await reply.read(WHOLE_LIMIT_BYTES)
             lease.abandoned = False
@@ -67,13 +57,21 @@ class Attempts:
         record.usage = whole.usage
         return whole
 
+    def asked_whole(self, call: Call, body_bytes: int) -> bool:
+        """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""
+        if call.endpoint is Endpoint.EMBEDDINGS or (call.logprobs and call.tools):
+            return True
+        short = call.tasks == 1 and call.max_tokens <= self.requests.whole_max_tokens
+        return short and body_bytes <= WHOLE_BODY_BYTES
+
     async def _send(self, lease: Lease, call: Call, record: Record, *, stream: bool) -> Reply:
         """Send the call; the reply is what was asked for, and anything else is raised."""
         replica = lease.replica
         if replica.address is None:
             raise ConnectFailed("the model server has just stopped")
         limits = self.timeouts.of(call.endpoint)
-        refuse_unknown_tools(call, (replica.facts,))
+        if call.tools:
+            refuse_unknown_tools((replica.facts,))
         lease.abandoned = True
         try:
             reply = await self.client.send(
@@ -83,7 +81,7 @@ class Attempts:
                 headers=[*_headers(record.request_id, stream=stream), *authorization(replica.key)],
                 body=_body(call, stream=stream),
                 connect_s=limits.connect_s,
-                head_s=limits.first_byte_s if stream else self._whole_s(call),
+                head_s=limits.first_byte_s if stream else self._whole_s(call, limits),
             )
         except (ConnectFailed, UpstreamTimeout) as error:
             # Nothing runs at a replica that was never connected to.
@@ -102,9 +100,8 @@ class Attempts:
             raise BadReply("the model server answered with an unexpected content type")
         return reply
 
-    def _whole_s(self, call: Call) -> float:
+    def _whole_s(self, call: Call, limits: RouteTimeouts) -> float:
         """The head of a whole reply comes with its last token: nearly the first of a short one, not of a long one."""
-        limits = self.timeouts.of(call.endpoint)
         if call.max_tokens <= self.requests.whole_max_tokens:
             return limits.first_byte_s
         return min(limits.total_s, limits.first_byte_s + call.max_tokens * limits.between_tokens_s)
@@ -113,10 +110,8 @@ class Attempts:
         return StreamWatch(reply, record, self.clock, self.timeouts.of(call.endpoint).between_tokens_s)
 
 
-def refuse_unknown_tools(call: Call, servers: Iterable[Facts | None]) -> None:
+def refuse_unknown_tools(servers: Iterable[Facts | None]) -> None:
     """Refuse what llama-server would ignore in silence: tools, where no known server's template has them."""
-    if not call.tools:
-        return
     known = [facts for facts in servers if facts is not None]
     if known and not any(facts.tools for facts in known):
         raise InvalidRequest(

@@ -97,7 +97,7 @@ class Exchange:
         pool = self.fleet.pool(call.model)
         record.model = pool.name
         if call.tools:
-            refuse_unknown_tools(call, [replica.facts for replica in pool.replicas])
+            refuse_unknown_tools([replica.facts for replica in pool.replicas])
         with self.limiter.admit(principal) as reservation:
             answer.headers.extend(reservation.headers())
             if not call.stream:

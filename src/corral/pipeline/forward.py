@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from typing import TypeVar
 
 from corral.config import RetrySettings
@@ -42,6 +42,7 @@ JSON_HEADERS = [(b"content-type", b"application/json")]
 FALLBACK_HEADER = b"x-corral-fallback"
 
 T = TypeVar("T")
+Attempt = Callable[[Lease, Call, Record], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +87,15 @@ class Forwarder:
                 pass
         if call.stream:
             _ensure_streamable(call, pool)
-            await self._try(
-                demand, pool, answer, record, lambda lease: self.attempts.relay(lease, call, answer, record)
-            )
+            await self._try(demand, pool, answer, record, partial(self.attempts.relay, answer))
             return
         size = part_inputs(call.inputs, call.n, pool.slots) if call.inputs > 1 else 1
         if size == call.inputs:
-            whole = await self._whole(demand, pool, answer, record)
+            whole = await self._try(demand, pool, answer, record, self.attempts.whole)
         else:
             whole = await self._in_parts(demand, size, pool, answer, record)
         record.usage = whole.usage
         answer.send(200, JSON_HEADERS, whole.body)
-
-    async def _whole(self, demand: Demand, pool: Pool, answer: Answer | None, record: Record) -> Whole:
-        return await self._try(
-            demand, pool, answer, record, lambda lease: self.attempts.whole(lease, demand.call, record)
-        )
 
     async def _in_parts(self, demand: Demand, size: int, pool: Pool, answer: Answer, record: Record) -> Whole:
         """Let the parts of a large call take their turns in the queue, and put their replies together."""
@@ -115,7 +109,7 @@ class Forwarder:
             for part in todo:
                 # Each has marks of its own: those of parts that run at once would overwrite one another.
                 records.append(own := replace(record))
-                replies[part.start] = await self._whole(_part(demand, part), pool, None, own)
+                replies[part.start] = await self._try(_part(demand, part), pool, None, own, self.attempts.whole)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -129,30 +123,20 @@ class Forwarder:
         starts = [part.start for part in ranges]
         return merge([replies[start] for start in starts], starts, call)
 
-    async def _try(
-        self,
-        demand: Demand,
-        pool: Pool,
-        answer: Answer | None,
-        record: Record,
-        attempt: Callable[[Lease], Awaitable[T]],
-    ) -> T:
+    async def _try(self, demand: Demand, pool: Pool, answer: Answer | None, record: Record, attempt: Attempt[T]) -> T:
         """Attempts until one succeeds, the error is final, tokens have reached the client, or it takes too long.
 
         ``answer`` is told how it comes about; None for a part of one.
         """
-        clock = self.attempts.clock
-        since = 0.0
-        tried: set[Replica] = set()
-        for made in count(1):
+        call = demand.call
+        tried: list[Replica] = []
+        while True:
             with await pool.lease(demand, avoid=tried) as lease:
                 leased_at = self._note(record, lease)
                 if answer is not None:
                     explain(answer, record)
-                # The time in the queue is not the replicas' fault.
-                since = since if made > 1 else leased_at
                 try:
-                    result = await attempt(lease)
+                    result = await attempt(lease, call, record)
                     lease.failed = False
                     return result
                 except UpstreamRefused:
@@ -160,19 +144,19 @@ class Forwarder:
                     lease.failed = False
                     raise
                 except UpstreamError as error:
+                    tried.append(lease.replica)
                     _blame(lease, error)
-                    relayed = demand.call.stream and record.token_events
-                    tried.add(lease.replica)
                     elsewhere = any(replica.ready for replica in pool.replicas if replica not in tried)
-                    pause_s = next_delay(error, made, clock() - since, self.retries, self.jitter(), elsewhere=elsewhere)
-                    if relayed or pause_s is None:
+                    # The time in the queue before the first is not the replicas' fault.
+                    spent_s = self.attempts.clock() - (record.leased_at or leased_at)
+                    pause_s = next_delay(error, len(tried), spent_s, self.retries, self.jitter(), elsewhere=elsewhere)
+                    if pause_s is None or (call.stream and record.token_events):
                         raise
                     failure = error
                 finally:
                     _tell(lease, record, leased_at)
             self.on_retry(pool.name, failure.code or "")
             await asyncio.sleep(pause_s)
-        raise AssertionError("count() has no end")
 
     def _note(self, record: Record, lease: Lease) -> float:
         """An attempt begins; when that is."""

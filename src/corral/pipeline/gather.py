@@ -9,7 +9,7 @@ from corral.core.call import Call, Endpoint
 from corral.core.chunks import usage_json
 from corral.core.errors import BadReply
 from corral.core.record import Record
-from corral.pipeline.relay import StreamWatch, ensure_done, goes_on
+from corral.pipeline.relay import StreamWatch, ensure_done, splice
 from corral.pipeline.stream import StreamReader
 from corral.upstream.wire import Reply
 
@@ -25,14 +25,12 @@ async def gather(reply: Reply, call: Call, record: Record, watch: StreamWatch) -
     reader = StreamReader(call, folds=True)
     gathering = Gathering(call.endpoint)
 
-    def feed(piece: bytes) -> bool:
-        if events := reader.read(piece):
-            watch.tokens(reader)
-            gathering.add(events)
-        return goes_on(reader, reply)
+    def take(events: bytes) -> None:
+        watch.tokens(reader)
+        gathering.add(events)
 
     try:
-        await reply.splice(feed)
+        await splice(reply, reader, take)
     finally:
         record.usage = reader.usage()
     ensure_done(reader)

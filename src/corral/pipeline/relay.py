@@ -47,33 +47,40 @@ async def relay(reply: Reply, call: Call, answer: Answer, record: Record, watch:
     """
     reader = StreamReader(call)
 
-    def feed(piece: bytes) -> bool:
-        if events := reader.read(piece):
-            watch.tokens(reader)
-            if not answer.started:
-                answer.start(200, SSE_HEADERS)
-            answer.write(events)
-        return goes_on(reader, reply)
+    def pass_on(events: bytes) -> None:
+        watch.tokens(reader)
+        if not answer.started:
+            answer.start(200, SSE_HEADERS)
+        answer.write(events)
 
     answer.watch(reply.pause, reply.resume)
     try:
-        await reply.splice(feed)
+        await splice(reply, reader, pass_on)
     finally:
         record.usage = reader.usage()
     ensure_done(reader)
     answer.end()
 
 
-def goes_on(reader: StreamReader, reply: Reply) -> bool:
-    """Within a callback: leave the stream that has failed or is done; llama-server closes it anyway.
+async def splice(reply: Reply, reader: StreamReader, take: Callable[[bytes], None]) -> None:
+    """Let ``take`` have the events for the client, in the connection's callbacks; raises what broke the stream."""
 
-    Tells whether the model was seen at work.
-    """
-    if reader.failure is not None:
-        raise reader.failure
-    if reader.done:
-        reply.finish()
-    return reader.alive
+    def feed(piece: bytes) -> bool:
+        if events := reader.read(piece):
+            take(events)
+        if reader.failure is not None:
+            raise reader.failure
+        if reader.done:
+            # llama-server closes it anyway.
+            reply.finish()
+        return reader.alive
+
+    def feed_chunk(chunk: bytes) -> bool:
+        if events := reader.read_chunk(chunk):
+            take(events)
+        return bool(events)
+
+    await reply.splice(feed, feed_chunk)
 
 
 def ensure_done(reader: StreamReader) -> None:

@@ -65,6 +65,22 @@ class StreamReader:
             self._release_finish(passed)
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
+    def read_chunk(self, chunk: bytes) -> bytes:
+        """The event for the client that an HTTP chunk holds, framed as it came, if it is one more of the last shape.
+
+        Most tokens come in a piece of their own that is just that, and need nothing else of what
+        ``read`` does. For any other piece it is nothing, and nothing has happened.
+        """
+        shape = self._shape
+        if shape is None or self.done or self.failure is not None or not self._splitter.empty:
+            return b""
+        event = shape.shown_of(chunk)
+        if event:
+            self.alive = True
+            self.token_events += 1
+            self._in_vain = 0
+        return event
+
     def usage(self) -> Usage:
         """What was used: as reported, else estimated from what came."""
         if self._usage.reports >= self._call.tasks:

@@ -1,7 +1,7 @@
 """Where an upstream listens."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -9,12 +9,12 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 VISIBLE = re.compile(r"[!-~]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Host and port of an upstream, and the path in front of its ``/v1``.
 
     ``str()`` gives ``host:port``, as the ``Host`` header has it. It is for
-    operators: clients never see it.
+    operators: clients never see it. (A tuple, as its hash is asked for several
+    times in each exchange.)
     """
 
     host: str

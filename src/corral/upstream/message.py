@@ -69,6 +69,12 @@ class Message:
         else:
             self._count_bare(len(data))
 
+    def is_chunk(self, data: bytes) -> bool:
+        """What was fed last was one whole chunk and nothing else, so that the next begins with what comes next."""
+        # Had the parser been within a chunk, it would have taken the line of the size for body too.
+        pieces = self.pieces
+        return len(pieces) == 1 and data == b"%x\r\n%b\r\n" % (len(pieces[0]), pieces[0])
+
     def end(self) -> bool:
         """Take the end of the connection; tells whether the reply is whole.
 
@@ -80,6 +86,11 @@ class Message:
         if self.head_complete and not self.complete and self.fault is None:
             self.complete = not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         return self.complete
+
+    @property
+    def body_bytes(self) -> int:
+        """How much body there is to take."""
+        return sum(map(len, self.pieces))
 
     def take(self) -> bytes:
         """The body that came since the last time, in one piece."""
@@ -101,7 +112,7 @@ class Message:
         self.keep_alive = False
         if self.complete:
             return
-        # Only on_header raises inside the parser.
+        # Only the headers' callbacks raise inside the parser.
         if isinstance(error, httptools.HttpParserCallbackError):
             self.fault = BadReply("the model server's reply has too many or too large headers")
         else:
@@ -117,15 +128,17 @@ class Message:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_complete:
             return
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
-            raise ValueError("head too large")
         self.headers.append((name.lower(), value))
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         if self.head_complete or self._parser is None:
             return
         self.status = self._parser.get_status_code()
+        self._head_bytes += sum([len(name) + len(value) for name, value in self.headers])
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("head too large")
         if self.status < 200:
             self.headers.clear()
             return

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Takes in what came; False says that it does not show the upstream at work, and the limit on silence runs on.
 Feed = Callable[[bytes], bool | None]
+# Takes in an HTTP chunk, framed as it came; False says that it is not understood, and is to be fed as any other piece.
+FeedChunk = Callable[[bytes], bool]
 
 
 class Reply:
@@ -23,9 +25,11 @@ class Reply:
     """
 
     __slots__ = (
+        "_aligned",
         "_connection",
         "_failure",
         "_feed",
+        "_feed_chunk",
         "_finished",
         "_flowing",
         "_limit_s",
@@ -41,6 +45,9 @@ class Reply:
         self._limit_s = head_s
         self._phase = "first_byte"
         self._feed: Feed | None = None
+        self._feed_chunk: FeedChunk | None = None
+        # The last piece was one whole chunk: the next one may be handed over unparsed.
+        self._aligned = False
         self._waiter: asyncio.Future[None] | None = None
         # Why there is no more to come; what feed raised may be any exception.
         self._failure: Exception | None = None
@@ -81,6 +88,10 @@ class Reply:
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises BadReply when it is longer than ``max_bytes``, else as ``splice`` does."""
+        message = self._message
+        if message.complete and self._failure is None and message.body_bytes <= max_bytes:
+            # It came together with the head, as most do.
+            return message.take()
         body = bytearray()
 
         def collect(piece: bytes) -> None:
@@ -91,25 +102,28 @@ class Reply:
         await self.splice(collect)
         return bytes(body)
 
-    async def splice(self, feed: Feed) -> None:
+    async def splice(self, feed: Feed, feed_chunk: FeedChunk | None = None) -> None:
         """Hand the body to ``feed`` as it comes; returns when it is complete, or when ``finish`` is called.
 
         ``feed`` runs inside the socket's callback, once for all that came
-        together: no task wakes for it. Raises ConnectionLost, UpstreamTimeout,
-        BadReply, and what ``feed`` raises.
+        together: no task wakes for it. ``feed_chunk`` is asked first, where a
+        chunk is likely to have come by itself. Raises ConnectionLost,
+        UpstreamTimeout, BadReply, and what these two raise.
         """
         self._feed = feed
+        self._feed_chunk = feed_chunk
         try:
             if self._message.pieces and not self._finished:
                 feed(self._message.take())
             if not self._settled:
                 self._steer()
-                await self._wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         except BaseException:
             self._connection.abort()
             raise
         finally:
-            self._feed = None
+            self._feed = self._feed_chunk = None
         if self._failure is not None:
             raise self._failure
 
@@ -123,6 +137,8 @@ class Reply:
         """Take nothing more for now: the kernel's buffers fill and the upstream stops. The limit on silence rests."""
         self._paused = True
         self._steer()
+        if not self._flowing:
+            self._connection.bound_buffer()
 
     def resume(self) -> None:
         self._paused = False
@@ -154,7 +170,8 @@ class Reply:
         """Wait for status and headers; closes the connection when they do not come."""
         try:
             if self._failure is None:
-                await self._wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
         except BaseException:
             self._connection.abort()
             raise
@@ -162,17 +179,23 @@ class Reply:
             raise self._failure
 
     def receive(self, data: bytes) -> None:
+        try:
+            if self._aligned and self._feed_chunk is not None and self._feed_chunk(data):
+                self._connection.alarm.set(self._limit_s)
+            else:
+                self._parse(data)
+        except Exception as error:  # noqa: BLE001 - raised again where splice waits
+            self.fail(error)
+
+    def _parse(self, data: bytes) -> None:
         message = self._message
         message.feed(data)
+        self._aligned = message.is_chunk(data)
         feed = self._feed
         if feed is None:
             self._receive_unread()
-        elif message.pieces and not self._finished:
-            try:
-                if feed(message.take()) is not False:
-                    self._connection.alarm.set(self._limit_s)
-            except Exception as error:  # noqa: BLE001 - raised again where splice waits
-                self.fail(error)
+        elif message.pieces and not self._finished and feed(message.take()) is not False:
+            self._connection.alarm.set(self._limit_s)
         if message.complete:
             self._wake()
         if message.fault is not None:
@@ -212,6 +235,7 @@ class Reply:
         return self._message.complete or self._finished or self._failure is not None
 
     def _break_off(self) -> None:
+        self._aligned = False
         self._message.stop()
         self._connection.abort()
         self._wake()
@@ -231,13 +255,6 @@ class Reply:
             self._flowing = flowing
             self._connection.flow(on=flowing)
             self._connection.alarm.set(self._limit_s)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -15,6 +15,5 @@ class CycleWire:
         self.is_closing = protocol.transport.is_closing
 
     def close(self) -> None:
-        """Close at once when the answer is not complete; else ``on_response_complete`` comes next."""
-        if self._protocol.answering:
-            self._protocol.transport.close()
+        """Close at once when the cycle's answer is not complete; else ``on_response_complete`` comes, or has come."""
+        self._protocol.cut(self)

@@ -183,6 +183,11 @@ class Protocol(HttpToolsProtocol):
         if not self._held:
             self._after_answer()
 
+    def cut(self, wire: CycleWire) -> None:
+        """The cycle with this wire has failed: close, if its answer is the one that is under way."""
+        if getattr(self._running, "transport", None) is wire and not self._running.response_complete:
+            self.transport.close()
+
     def shutdown(self) -> None:
         """Close when the answer that is under way is complete; at once where there is none."""
         if self.answering:
@@ -222,6 +227,11 @@ class Protocol(HttpToolsProtocol):
     def _half_read(self) -> bool:
         """The request that is, or was, answered has not come to its end."""
         return self.cycle is self._running and not self._in_head
+
+    @property
+    def _unread(self) -> bool:
+        """The last answer is complete, and has not left yet."""
+        return self._deaf and not self.answering and self.transport.get_write_buffer_size() > 0
 
     def _feed(self, data: bytes) -> None:
         if self._in_head and not self._bare_bytes:
@@ -310,6 +320,7 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+            self._reader.begin()
             self._alarm.set(LINGER_S)
         else:
             self._close()
@@ -320,7 +331,7 @@ class Protocol(HttpToolsProtocol):
 
     def _ring(self) -> None:
         """The client took too long: to read, to stop, or to send a head."""
-        if self.flow.write_paused or self.transport.is_closing():
+        if self.flow.write_paused or self.transport.is_closing() or self._unread:
             if self._reader.stalled():
                 self.transport.abort()
             else:

@@ -66,6 +66,8 @@ class WireInbound:
     def end(self) -> None:
         """The body is complete."""
         self.complete = True
+        # Where it came before it was asked for; who reads nothing sees no client leave.
+        self._flow.resume_reading()
         self._wake()
 
     def fail(self, fault: Exception) -> None:
@@ -186,6 +188,9 @@ class WireAnswer:
         if self.paused and not self.gone:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._transport.is_closing():
+            # It has failed: what was written to it is lost, and the loop will say so in its next turn.
+            self.gone = True
 
     # For the connection.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from corral.web.protocol import LINGER_S
 from support.door import Door
 from support.edge import Edge
 from support.fake import FakeLlama
@@ -100,6 +101,19 @@ def test_who_reads_a_large_answer_slowly_gets_it_whole(edge: Edge) -> None:
     assert len(answer.body) > 3 * MB
     edge.gateway.until_idle()
     assert edge.gateway.records()[-1]["outcome"] == "ok"
+
+
+def test_a_connection_that_is_to_end_does_not_do_so_while_its_answer_is_being_read(calm: Edge) -> None:
+    """The kernel has not taken all of the answer, and what Corral holds is too little to pause for."""
+    request_id = new_id()
+    calm.fake.fault("huge", after=5, size=230_000)
+    with NarrowClient(calm.port) as client:
+        client.socket.sendall(asked("hello", f"X-Request-Id: {request_id}", max_tokens=30) + b"garbage\r\n\r\n")
+        assert record_of(calm.gateway, request_id)["outcome"] == "ok"
+        # Longer than it would wait for a client to stop sending.
+        time.sleep(LINGER_S + 1)
+        (answer,) = answers_of(client.receive())
+    assert answer.whole
 
 
 # -- not at all ------------------------------------------------------------------
