@@ -25,7 +25,7 @@ LOCKS = {"engine": ROOT / "requirements/engine.lock", "dev": ROOT / "requirement
 # FastAPI and Pydantic bring these and say which versions fit.
 BROUGHT_ALONG = {"starlette", "pydantic-core", "annotated-types"}
 
-PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[a-z,-]+\])?==(\S+)", re.MULTILINE)
 
 
 def declared(*, dev: bool) -> list[Requirement]:

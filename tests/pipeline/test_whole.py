@@ -40,6 +40,17 @@ def test_the_model_gets_the_name_that_was_asked_for() -> None:
     assert json.loads(whole.body) == each.whole | {"model": "mine"}
 
 
+def test_nothing_else_is_written_anew_for_the_sake_of_the_name() -> None:
+    told = b'{"model":"smol", "choices":[{"text":"\\"model\\":\\"smol\\""}], "usage":{"prompt_tokens":1}}'
+    assert read_whole(told, call(model="mine")).body == told.replace(b'"smol"', b'"mine"', 1)
+
+
+def test_only_the_name_of_the_reply_itself_is_changed() -> None:
+    reply = {"timings": {"model": "smol"}, "model": "smol", "usage": {"prompt_tokens": 1}}
+    told = json.dumps(reply, separators=(",", ":")).encode()
+    assert json.loads(read_whole(told, call(model="mine")).body) == reply | {"model": "mine"}
+
+
 def test_cached_tokens_are_read_where_they_are_told() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 5}}
     assert read_whole(body({"usage": usage}), call()).usage == Usage(9, 5, 2)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from corral.core.errors import BadReply, ConnectionLost, CorralError, UpstreamTimeout
-from corral.upstream.connection import RECEIVE_BUFFER_BYTES
 from corral.upstream.wire import Address
 from support.exchanges import CHUNKED, HELLO, LONG_S, OK, SHORT_S, answering, ask, chunk, ending, opened, send
 from support.loops import on_both_loops
@@ -117,19 +116,10 @@ async def test_small_pieces_are_not_held_back_by_the_kernel() -> None:
     assert await option_of_a_connection(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
-@on_both_loops
-async def test_the_kernel_holds_no_more_of_a_paused_reply_than_it_is_told() -> None:
-    held_bytes = await option_of_a_connection(socket.SOL_SOCKET, socket.SO_RCVBUF, paused=True)
-    # Linux counts its own overhead, as much again.
-    assert held_bytes in (RECEIVE_BUFFER_BYTES, 2 * RECEIVE_BUFFER_BYTES)
-
-
-async def option_of_a_connection(level: int, name: int, *, paused: bool = False) -> int:
+async def option_of_a_connection(level: int, name: int) -> int:
     async with serving(ending(CHUNKED + chunk(b"a"), "stay")) as server, opened() as client:
         sockets_before = set(own_sockets(server))
-        with await send(client, server) as reply:
-            if paused:
-                reply.pause()
+        with await send(client, server):
             (number,) = set(own_sockets(server)) - sockets_before
             with socket.socket(fileno=number) as connection:
                 value = connection.getsockopt(level, name)

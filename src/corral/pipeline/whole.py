@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from corral.core.call import Call
-from corral.core.chunks import usage_json
+from corral.core.chunks import HAS_MODEL, usage_json
 from corral.core.errors import BadReply
 from corral.core.usage import Usage
 
@@ -31,12 +31,10 @@ def read_whole(body: bytes, call: Call) -> Whole:
         usage = _usage(reply, call)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise BadReply("the model server sent a malformed reply") from error
-    renamed = bool(call.model) and reply.get("model") != call.model
-    if renamed:
-        reply["model"] = call.model
     if call.n > 1:
         reply["usage"] = usage_json(usage)
-    return Whole(orjson.dumps(reply) if renamed or call.n > 1 else body, usage)
+        body = orjson.dumps(reply)
+    return Whole(_renamed(body, reply, call.model), usage)
 
 
 def merge(parts: list[Whole], starts: list[int], call: Call) -> Whole:
@@ -52,6 +50,18 @@ def merge(parts: list[Whole], starts: list[int], call: Call) -> Whole:
     told = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
     merged = replies[0] | {listed: items, "usage": told if listed == "data" else usage_json(usage)}
     return Whole(orjson.dumps(merged), usage)
+
+
+def _renamed(body: bytes, reply: dict[str, Any], asked: str) -> bytes:
+    """The reply with the model's name as the client wrote it."""
+    name = reply.get("model")
+    if not asked or name == asked:
+        return body
+    told = HAS_MODEL + orjson.dumps(name)
+    if body.count(told) == 1:
+        # To write thousands of numbers anew takes longer than all the rest.
+        return body.replace(told, HAS_MODEL + orjson.dumps(asked))
+    return orjson.dumps(reply | {"model": asked})
 
 
 def _usage(reply: dict[str, Any], call: Call) -> Usage:

@@ -1,7 +1,6 @@
 """A connection to an upstream, in use or idle."""
 
 import asyncio
-import socket
 from functools import lru_cache
 from math import inf
 from typing import cast
@@ -13,10 +12,6 @@ from corral.upstream.reply import Reply
 # A peer that says 'timeout=5' closes after five seconds; a fifth less leaves
 # no window in which a request meets a closing socket.
 PEER_TIMEOUT_SHARE = 0.8
-# What the kernel may hold of a reply that is paused, from then on. Left to itself it grows the buffer of a fast
-# connection to megabytes; this is enough for 100 MB/s at a distance of a millisecond. Set from the start, whatever the
-# size, it would keep Linux from acknowledging before we read: that took a stream at full speed 1.8 times the CPU time.
-RECEIVE_BUFFER_BYTES = 128 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -69,14 +64,6 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
-
-    def bound_buffer(self) -> None:
-        """Let the kernel keep little of what comes and is not read."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        connected: socket.socket | None = self._transport.get_extra_info("socket")
-        if connected is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
     def abort(self) -> None:
         """Close at once, whatever is under way. Idempotent, does not wait."""

@@ -137,8 +137,6 @@ class Reply:
         """Take nothing more for now: the kernel's buffers fill and the upstream stops. The limit on silence rests."""
         self._paused = True
         self._steer()
-        if not self._flowing:
-            self._connection.bound_buffer()
 
     def resume(self) -> None:
         self._paused = False

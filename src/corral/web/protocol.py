@@ -17,27 +17,22 @@ from corral.web.refusal import head_too_large, not_http, refusal
 
 log = logging.getLogger("corral")
 
-# nginx takes 32 KiB, llama-server 8 KiB a line. It holds as well for what frames a body: extensions, trailers.
-HEAD_LIMIT_BYTES = 64 * 1024
-# What a client may send ahead of the answers it waits for. Beyond it the
-# connection ends after the answer that is under way: to stop reading instead
-# would hide that the client has left.
+# What a client may send ahead of the answers it waits for. Beyond it the connection ends after the answer that is
+# under way: to stop reading instead would hide that the client has left.
 AHEAD_LIMIT_BYTES = 64 * 1024
 # What is read in one go may hold thousands of requests, each of which takes a hundred times its bytes.
 AHEAD_LIMIT_REQUESTS = 100
-# To close while a client still sends would reset the connection, and take the
-# answer out of its hands; it gets this long to read it and to stop.
+# To close while a client still sends would reset the connection, and take the answer out of its hands; it gets
+# this long to read it and to stop.
 LINGER_S = 5.0
 
 
 class Protocol(HttpToolsProtocol):
     """One connection. Writers: its transport's and its parser's callbacks.
 
-    uvicorn bounds no head and no waiting for one, stops reading when requests
-    are pipelined, closes only once everything is sent, and answers what is not
-    HTTP in plain text. Here one request is served at a time, and what the
-    client sends ahead is kept raw until then; a client that has closed its
-    side, half or whole, has left.
+    uvicorn bounds no head and no waiting for one, stops reading when requests are pipelined, closes only once
+    everything is sent, and answers what is not HTTP in plain text. Here one request is served at a time, and what the
+    client sends ahead is kept raw until then; a client that has closed its side, half or whole, has left.
     """
 
     settings: ServerSettings
@@ -58,7 +53,6 @@ class Protocol(HttpToolsProtocol):
         self._deaf = False
 
     # Called by the transport.
-
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401  (asyncio's base class is wider than what comes)
         super().connection_made(transport)
         self._reader = Reader(transport, self.loop.time, self.settings.client_stall_s)
@@ -116,7 +110,9 @@ class Protocol(HttpToolsProtocol):
         # One that asks for an upgrade is read again without it.
         if self._deaf or self.parser.should_upgrade():
             return
-        if fault := self._fault_of_head():
+        # Of one that came behind another, in the same piece, the bytes have not been counted.
+        uncounted = self.answering or self._bare_bytes > head.LIMIT_BYTES
+        if fault := head.fault(self.url, self.headers, self.parser.get_http_version(), may_be_long=uncounted):
             self.refuse(fault)
             return
         self._bare_bytes = 0
@@ -238,8 +234,8 @@ class Protocol(HttpToolsProtocol):
             self._alarm.set(self.settings.head_timeout_s)
         self._bare_bytes += len(data)
         self._parse(data)
-        if self._bare_bytes > HEAD_LIMIT_BYTES and not self._deaf:
-            self.refuse(head_too_large(HEAD_LIMIT_BYTES))
+        if self._bare_bytes > head.LIMIT_BYTES and not self._deaf:
+            self.refuse(head_too_large(head.LIMIT_BYTES))
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -259,13 +255,6 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.refuse(not_http())
             return
-
-    def _fault_of_head(self) -> CorralError | None:
-        # Where another request came before it in the same piece, its bytes have not been counted.
-        uncounted = self.answering or self._bare_bytes > HEAD_LIMIT_BYTES
-        if uncounted and head.size(self.url, self.headers) > HEAD_LIMIT_BYTES:
-            return head_too_large(HEAD_LIMIT_BYTES)
-        return None if head.sound(self.headers, self.parser.get_http_version()) else not_http()
 
     def _keep(self, data: bytes) -> None:
         """Keep what was sent ahead, as long as it is little."""
