@@ -8,12 +8,9 @@ from math import ceil
 
 from corral.config import QueueSettings
 from corral.core.balance import Balance
-from corral.core.call import Endpoint
-from corral.core.demand import Demand
+from corral.core.demand import Demand, too_long, too_many_tasks
 from corral.core.errors import (
-    ContextLengthExceeded,
     CorralError,
-    InvalidRequest,
     NotReady,
     QueueFull,
     QueueTimeout,
@@ -31,9 +28,6 @@ log = logging.getLogger("corral.replica")
 DEFAULT_RETRY_S = 1.0
 # The weight of the newest lease in the mean length of leases.
 HELD_SMOOTHING = 0.2
-
-# Where a request holds its prompt.
-PROMPTS = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt", Endpoint.EMBEDDINGS: "input"}
 
 
 @dataclass(slots=True, eq=False)
@@ -338,24 +332,6 @@ class Pool:
                 ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)
             )
             log.log(level, event, extra={"fields": {"model": self.name, "replica": replica.name}})
-
-
-def too_long(demand: Demand, context: int) -> ContextLengthExceeded:
-    """A prompt that fits into no slot."""
-    return ContextLengthExceeded(
-        f"this model's maximum context length is {context} tokens and the prompt has at least "
-        f"{demand.least_tokens()}; send a shorter one",
-        param=PROMPTS[demand.call.endpoint],
-    )
-
-
-def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:
-    """A call that no replica can ever take; llama-server refuses it too (n must be at most its slots)."""
-    return InvalidRequest(
-        f"the request makes {tasks} tasks at once (prompts x n) and this model has {slots} slots; ask for no more",
-        param="n",
-        code="invalid_value",
-    )
 
 
 def _nothing() -> None:
