@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from corral.core.call import Call, Endpoint
+from corral.core.errors import ContextLengthExceeded, InvalidRequest
 from corral.core.prefix import Prompt, is_compared, prompt_of
 from corral.core.principal import Principal
 
@@ -21,6 +22,9 @@ LEAST_BYTES = {
 COUNTED_CHARS = 2**20
 # A larger request holds pictures or sound, which are not compared with others.
 COMPARED_BYTES = 2**22
+
+# Where a request holds its prompt.
+PROMPTS = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt", Endpoint.EMBEDDINGS: "input"}
 
 
 class Demand:
@@ -79,11 +83,29 @@ class Demand:
         return self._tokens
 
 
+def too_long(demand: Demand, context: int) -> ContextLengthExceeded:
+    """A prompt that fits into no slot."""
+    return ContextLengthExceeded(
+        f"this model's maximum context length is {context} tokens and the prompt has at least "
+        f"{demand.least_tokens()}; send a shorter one",
+        param=PROMPTS[demand.call.endpoint],
+    )
+
+
+def too_many_tasks(tasks: int, slots: int) -> InvalidRequest:
+    """A call that no replica can ever take; llama-server refuses it too (n must be at most its slots)."""
+    return InvalidRequest(
+        f"the request makes {tasks} tasks at once (prompts x n) and this model has {slots} slots; ask for no more",
+        param="n",
+        code="invalid_value",
+    )
+
+
 def _sizes(call: Call) -> Iterator[tuple[int, int]]:
     if call.endpoint is Endpoint.CHAT:
         yield _chat_size(call.fields.get("messages", ()))
         return
-    given = call.fields.get("input" if call.endpoint is Endpoint.EMBEDDINGS else "prompt")
+    given = call.fields.get(PROMPTS[call.endpoint])
     several = isinstance(given, list) and not all(isinstance(item, int) for item in given)
     for prompt in given if several and isinstance(given, list) else (given,):
         yield _size(prompt)
