@@ -149,6 +149,8 @@ class Queueing(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 29.0, 30.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
         self.do(seconds=seconds)
+        # A client may have been passed over for too long by now; who watches a replica looks every few seconds.
+        self.do(self.pool.dispatch)
 
     @rule(really=st.integers(0, 30))
     def the_pool_closes(self, really: int) -> None:
