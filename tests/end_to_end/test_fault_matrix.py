@@ -154,12 +154,31 @@ BREAKS: dict[str, tuple[str, str]] = {
     "error event": ("error_event", FAILED),
 }
 for name, (kind, code) in BREAKS.items():
-    halved = hidden(code) if kind in ("rst", "fin", "truncate") else None
+    halved = kind in ("rst", "fin", "truncate")
+    # RST takes along what nobody has read yet.
+    paced = {"token_s": PACE_S} if kind == "rst" else {}
     ROWS[f"{name} after {LATE} events, once"] = Row(
-        {"kind": kind, "after": LATE, "times": 1}, cut(code), hidden(code), halved
+        {"kind": kind, "after": LATE, "times": 1},
+        hidden(code),
+        hidden(code),
+        hidden(code) if halved else None,
+        settings=paced,
     )
+    # Each attempt goes on with what the others have left off, and the fourth comes to the end.
     ROWS[f"{name} after {LATE} events"] = Row(
-        {"kind": kind, "after": LATE}, cut(code), given_up(code), given_up(code) if halved else None
+        {"kind": kind, "after": LATE},
+        hidden(code, attempts=(4,)),
+        hidden(code, attempts=(4,)),
+        given_up(code) if halved else None,
+        settings=paced,
+    )
+    ROWS[f"{name} after {LATE} events, without end"] = Row(
+        {"kind": kind, "after": LATE},
+        replace(cut(code), attempts=(5,), retried=code),
+        replace(given_up(code), attempts=(5,), estimated=True),
+        content=ENDLESS,
+        fields={"max_tokens": 100_000},
+        settings={"token_s": PACE_S},
     )
     for after in (0, 1):
         ROWS[f"{name} after {after} events, once"] = Row(
@@ -167,15 +186,8 @@ for name, (kind, code) in BREAKS.items():
         )
     ROWS[f"{name} before a token, for good"] = Row({"kind": kind, "after": 1}, given_up(code), given_up(code))
 ROWS |= {
-    "no [DONE]": Row({"kind": "no_done"}, cut(LOST, estimated=False), given_up(LOST)),
-    "no [DONE], once": Row({"kind": "no_done", "times": 1}, cut(LOST, estimated=False), hidden(LOST)),
-    "malformed SSE line, stream goes on": Row(
-        {"kind": "malformed", "after": LATE},
-        cut(BAD),
-        content=ENDLESS,
-        fields={"max_tokens": 100_000},
-        settings={"token_s": PACE_S},
-    ),
+    # All has been said, and nobody need be asked again.
+    "no [DONE]": Row({"kind": "no_done"}, hidden(LOST, seen=1), hidden(LOST, seen=1)),
     "stall between chunks": Row(
         {"kind": "stall", "after": LATE},
         cut("upstream_timeout", "'between_tokens'"),
@@ -197,7 +209,11 @@ ROWS |= {
     "huge event": Row(
         {"kind": "huge", "after": LATE, "size": HUGE_BYTES}, replace(FINE, huge=1), replace(FINE, huge=1)
     ),
-    "huge event without end": Row({"kind": "huge", "after": LATE, "size": 20 * 1024 * 1024}, cut(BAD), given_up(BAD)),
+    "huge event without end": Row(
+        {"kind": "huge", "after": LATE, "size": 20 * 1024 * 1024},
+        hidden(BAD, attempts=(4,)),
+        hidden(BAD, attempts=(4,)),
+    ),
 }
 
 # -- odd and complete: a success all the same ------------------------------------

@@ -8,7 +8,7 @@ from fake.events import Event, Sort, Writer
 from fake.settings import Settings
 from fake.shapes import Answer, Json, embedding, error
 from fake.slots import Kind, Result, Slots, Task
-from fake.text import Plan, chat_prompt, count_tokens, plan
+from fake.text import NOTHING_BEGUN, Begun, Plan, chat_prompt, count_tokens, plan
 
 
 class Refused(Exception):
@@ -44,15 +44,15 @@ class Engine:
     def chat(self, fields: Json) -> list[list[Task]]:
         """The tasks of a chat, by prompt; raises ``Refused``."""
         check_chat(fields)
-        prompt, begun = chat_prompt(fields["messages"])
-        return self._tasks(fields, [(prompt + begun, prompt, begun)], overhead=4 * len(fields["messages"]))
+        prompt, begun = chat_prompt(fields["messages"], echo=fields.get("echo") is True)
+        return self._tasks(fields, [(prompt + begun.text, prompt, begun)], overhead=4 * len(fields["messages"]))
 
     def completion(self, fields: Json) -> list[list[Task]]:
         """The tasks of a text completion, by prompt; raises ``Refused``."""
         if "prompt" not in fields:
             raise invalid("[json.exception.out_of_range.403] key 'prompt' not found")
         prompts = inputs(fields["prompt"], '"prompt"')
-        return self._tasks(fields, [(text, text, "") for text in prompts], overhead=0)
+        return self._tasks(fields, [(text, text, NOTHING_BEGUN) for text in prompts], overhead=0)
 
     def embeddings(self, fields: Json) -> list[list[Task]]:
         """A task for each input; raises ``Refused``."""
@@ -66,7 +66,7 @@ class Engine:
         self._check_batch(sizes)
         return [[Task(i, Plan((), "stop"), size, 0, results)] for i, size in enumerate(sizes)]
 
-    def _tasks(self, fields: Json, prompts: list[tuple[str, str, str]], overhead: int) -> list[list[Task]]:
+    def _tasks(self, fields: Json, prompts: list[tuple[str, str, Begun]], overhead: int) -> list[list[Task]]:
         n = self._choices(fields)
         results: asyncio.Queue[Result] = asyncio.Queue()
         stream, progress = fields.get("stream") is True, bool(fields.get("return_progress"))

@@ -36,11 +36,27 @@ def count_tokens(text: str) -> int:
     return len(TOKEN.findall(text))
 
 
-def chat_prompt(messages: list[dict[str, Any]]) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Begun:
+    """The start of an answer that the client has given itself, and whether it wants to have it repeated."""
+
+    content: str = ""
+    reasoning: str = ""
+    echo: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.reasoning + self.content
+
+
+NOTHING_BEGUN = Begun()
+
+
+def chat_prompt(messages: list[dict[str, Any]], *, echo: bool = False) -> tuple[str, Begun]:
     """The rendered prompt, and the start of the answer when the last message is the assistant's."""
-    begun = ""
+    begun = NOTHING_BEGUN
     if messages and messages[-1].get("role") == "assistant":
-        begun = text_of(messages[-1].get("content"))
+        begun = Begun(text_of(messages[-1].get("content")), messages[-1].get("reasoning_content") or "", echo)
         messages = messages[:-1]
     return "\n".join(f"<{m.get('role')}> {text_of(m.get('content'))}" for m in messages), begun
 
@@ -53,16 +69,40 @@ def text_of(content: object) -> str:
     return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
-def plan(fields: dict[str, Any], prompt: str, *, index: int, begun: str, tokens: int) -> Plan:
-    """The answer to a prompt: the same for the same prompt, ``seed`` and choice; goes on where ``begun`` ends."""
-    script = script_in(prompt)
+def plan(fields: dict[str, Any], prompt: str, *, index: int, begun: Begun, tokens: int) -> Plan:
+    """The answer to a prompt: the same for the same prompt, ``seed`` and choice; goes on where ``begun`` ends.
+
+    What follows a script in a prompt counts as begun, too.
+    """
+    script, prompt, behind = script_in(prompt)
+    if behind:
+        begun = Begun(behind)
     limit = token_limit(fields)
     natural = int(script.get("count", limit if fields.get("ignore_eos") and limit else tokens))
-    pieces = scripted(script) or words(f"{prompt}|{fields.get('seed')}|{index}", natural, count_tokens(begun))
+    skip = count_tokens(begun.text)
+    key = f"{prompt}|{fields.get('seed')}|{index}"
+    pieces = rest_of(scripted(script), begun.text) or words(key, max(0, natural - skip), skip)
     finish = str(script.get("finish", "tool_calls" if script.get("tool_calls") else "stop"))
     if limit is not None and limit <= len(pieces):
         pieces, finish = pieces[:limit], "length"
-    return cut_at_stop(pieces, finish, stops(fields))
+    cut = cut_at_stop(pieces, finish, stops(fields))
+    return Plan(repeated(cut.pieces, begun), cut.finish) if begun.echo and begun.text else cut
+
+
+def rest_of(pieces: list[Piece], begun: str) -> list[Piece]:
+    """The pieces that spell what has not been begun; a last one without text stands for the end of the answer."""
+    while begun and pieces and begun.startswith(pieces[0].text):
+        begun = begun[len(pieces[0].text) :]
+        pieces = pieces[1:] or [Piece("", {})]
+    return pieces
+
+
+def repeated(pieces: tuple[Piece, ...], begun: Begun) -> tuple[Piece, ...]:
+    """The first piece repeats what was begun (llama.cpp, ``echo``: seen with the real one)."""
+    first, *rest = pieces or (Piece("", {}),)
+    told = {"reasoning_content": begun.reasoning, "content": begun.content}
+    delta = {key: text + first.delta.get(key, "") for key, text in told.items() if text or key in first.delta}
+    return (Piece(first.text, first.delta | delta), *rest)
 
 
 def token_limit(fields: dict[str, Any]) -> int | None:
@@ -78,9 +118,13 @@ def stops(fields: dict[str, Any]) -> list[str]:
     return [stop] if isinstance(stop, str) else list(stop)
 
 
-def script_in(prompt: str) -> dict[str, Any]:
-    _, mark, script = prompt.rpartition(SCRIPT_MARK)
-    return dict(json.loads(script)) if mark else {}
+def script_in(prompt: str) -> tuple[dict[str, Any], str, str]:
+    """The script of a prompt, the prompt to its end, and what stands behind it."""
+    before, mark, script = prompt.rpartition(SCRIPT_MARK)
+    if not mark:
+        return {}, prompt, ""
+    told, end = json.JSONDecoder().raw_decode(script)
+    return dict(told), before + mark + script[:end], script[end:]
 
 
 def scripted(script: dict[str, Any]) -> list[Piece]:

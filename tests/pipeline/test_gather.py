@@ -14,7 +14,7 @@ from corral.core.call import Call, Endpoint
 from corral.core.errors import BadReply, ConnectionLost, CorralError, UpstreamFailed, UpstreamTimeout
 from corral.core.record import Record
 from corral.core.usage import Usage
-from corral.pipeline.gather import Gathering, gather
+from corral.pipeline.gather import Gathered, Gathering
 from corral.pipeline.relay import StreamWatch
 from corral.pipeline.stream import StreamReader
 from support.exchanges import LONG_S, OK, SHORT_S, murmur, opened, send
@@ -177,10 +177,14 @@ async def gather_from(
     async with opened() as client, serving(script) as server:
         with await send(client, server) as reply:
             watch = StreamWatch(reply, record, lambda: float(next(ticks)), between_tokens_s)
+            gathered = Gathered(call)
             try:
-                whole: dict[str, Any] = json.loads(await gather(reply, call, record, watch))
+                await gathered.strand.splice(reply, watch.tokens)
             except CorralError as error:
                 return error
+            finally:
+                record.usage = gathered.strand.usage
+            whole: dict[str, Any] = json.loads(gathered.body(record.usage))
             return whole
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fake.text import chat_prompt, plan
+from fake.text import NOTHING_BEGUN, chat_prompt, plan
 from support.fake import FakeLlama
 from support.gateway import Gateway, sum_of
 from support.raw_client import Reply
@@ -148,7 +148,7 @@ def streamed(request: dict[str, Any]) -> bool:
 
 def said_to(path: str, body: dict[str, Any]) -> str:
     """What the fake says to a request when nothing is wrong."""
-    prompt, begun = chat_prompt(body["messages"]) if path == CHAT else (body["prompt"], "")
+    prompt, begun = chat_prompt(body["messages"]) if path == CHAT else (body["prompt"], NOTHING_BEGUN)
     pieces = plan(body, prompt, index=0, begun=begun, tokens=16).pieces
     return "".join(piece.text for piece in pieces)
 

@@ -172,7 +172,7 @@ class TimeoutSettings(Section, frozen=True):
 
 
 class RetrySettings(Section, frozen=True):
-    """Trying again what failed before the first byte reached the client."""
+    """Trying again what failed before the first byte reached the client, and going on with what broke off later."""
 
     attempts: Positive = Field(default=4, description="Tries in all; 1 never tries again.")
     backoff_s: Duration = Field(
@@ -182,6 +182,11 @@ class RetrySettings(Section, frozen=True):
     deadline_s: Duration = Field(
         default=30.0,
         description="No retry begins later than this after the first try; waiting for a slot has limits of its own.",
+    )
+    resumes: Count = Field(
+        default=4,
+        description="How often an answer that broke off may be continued by another replica, or by the same one when "
+        "it is back; 0 tells the client at once.",
     )
 
 

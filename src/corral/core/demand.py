@@ -33,13 +33,15 @@ class Demand:
     One writer: itself. ``body_bytes`` is the size of the request that the call came in, or was cut from.
     """
 
-    __slots__ = ("_prompt", "_tokens", "body_bytes", "call", "principal", "tasks")
+    __slots__ = ("_prompt", "_tokens", "body_bytes", "call", "principal", "returns", "tasks")
 
-    def __init__(self, call: Call, principal: Principal, body_bytes: int) -> None:
+    def __init__(self, call: Call, principal: Principal, body_bytes: int, *, returns: bool = False) -> None:
         self.call = call
         self.principal = principal
         self.body_bytes = body_bytes
         self.tasks = call.tasks
+        # It had a slot already, and has lost it through no fault of its own: it is next.
+        self.returns = returns
         self._prompt: Prompt | None = None
         self._tokens: tuple[int, int] | None = None
 

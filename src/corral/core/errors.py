@@ -29,6 +29,7 @@
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
         ├── ConnectionLost           the reply broke off
+        ├── Withdrawn                the operator has taken the replica out of service
         ├── BadReply                 not HTTP, not JSON, or not what was asked for
         ├── UpstreamFailed           5xx of llama-server's own making
         ├── UpstreamLoading          503 while it loads
@@ -224,6 +225,12 @@ class ConnectionLost(UpstreamError):
     def __init__(self, message: str, *, reused: bool = False) -> None:
         super().__init__(message)
         self.reused = reused
+
+
+class Withdrawn(UpstreamError):
+    """The reply was broken off here, as its replica is not to serve any more."""
+
+    code = "upstream_withdrawn"
 
 
 class BadReply(UpstreamError):

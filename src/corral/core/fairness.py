@@ -91,6 +91,8 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._bands: tuple[Band[T], ...] = tuple(Band() for _ in Priority)
         self._waiting = 0
+        # Those who had been served already and have to be served again: they go before everybody.
+        self._returned: deque[Place[T]] = deque()
         self._lifted = False
         self._task_cost = FIRST_COST
 
@@ -98,7 +100,8 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def waiting(self, priority: Priority) -> int:
-        return sum(len(account.waiting) for account in self._bands[priority].waiting.values())
+        back = sum(place.account.priority is priority for place in self._returned)
+        return back + sum(len(account.waiting) for account in self._bands[priority].waiting.values())
 
     def account(self, principal: Principal) -> Account[T]:
         """The account of a client whose call has come, brought up to date."""
@@ -115,9 +118,13 @@ class FairQueue(Generic[T]):
             account.served = max(account.served, band.floor())
         return account
 
-    def join(self, account: Account[T], who: T, now: float) -> Place[T]:
-        """Stand behind the others of the same client."""
+    def join(self, account: Account[T], who: T, now: float, *, returns: bool = False) -> Place[T]:
+        """Stand behind the others of the same client; or, for one who comes back, before everybody else."""
         place = Place(account, now, who)
+        if returns:
+            self._returned.append(place)
+            self._waiting += 1
+            return place
         account.waiting.append(place)
         self._bands[account.priority].waiting[account.client] = account
         self._waiting += 1
@@ -126,6 +133,10 @@ class FairQueue(Generic[T]):
     def leave(self, place: Place[T]) -> bool:
         """Go, served or not; False when it has gone already."""
         account = place.account
+        if place in self._returned:
+            self._returned.remove(place)
+            self._waiting -= 1
+            return True
         if place not in account.waiting:
             return False
         account.waiting.remove(place)
@@ -140,6 +151,7 @@ class FairQueue(Generic[T]):
         A client of which nothing was started for ``lift_s`` goes before the
         higher classes, but not twice in a row, lest many such take all.
         """
+        yield from self._returned
         lifted = None if self._lifted else self._passed_over(now - lift_s)
         if lifted is not None:
             yield from lifted.waiting

@@ -58,6 +58,8 @@ class Record:
     outcome: Outcome = Outcome.ABORTED
     error_code: str | None = None
     attempts: int = 0
+    # The code of each error behind which another attempt went on with the answer.
+    resumed: tuple[str, ...] = ()
     queued_at: float | None = None
     leased_at: float | None = None
     first_byte_at: float | None = None

@@ -69,14 +69,18 @@ class Shape:
             texts.append(text)
         return texts if _are_strings(texts) else []
 
-    def shown_of(self, chunk: bytes) -> bytes:
-        """The one chunk of this shape, for the client, that an HTTP chunk holds; nothing if it holds anything else."""
+    def text_of(self, chunk: bytes) -> bytes | None:
+        """The text of the one chunk of this shape that an HTTP chunk holds; None if it holds anything else."""
         before, end = self._before, self._end
         size, _, event = chunk.partition(b"\r\n")
         if not (event.startswith(before) and event.endswith(end) and size == b"%x" % (len(event) - 2)):
-            return b""
+            return None
         found = STRING.fullmatch(event, len(before), len(event) - len(end))
-        return b"%b%b%b" % (self._shown_before, found[0], self._shown_after) if found else b""
+        return found and found[0]
+
+    def shown_of(self, text: bytes) -> bytes:
+        """The chunk with this text, for the client."""
+        return b"%b%b%b" % (self._shown_before, text, self._shown_after)
 
     def came(self, texts: list[bytes]) -> int:
         """How many bytes the chunks with these texts were."""

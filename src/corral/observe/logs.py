@@ -145,6 +145,7 @@ def _exchange(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "error_code": record.error_code,
         "attempts": record.attempts,
+        "resumed": len(record.resumed),
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "foreseen_tokens": record.foreseen_tokens,

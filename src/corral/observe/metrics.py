@@ -110,6 +110,7 @@ class Metrics(Collector):
         )
         self._attempts = Count("corral_upstream_attempts_total", "Attempts at replicas.", ("model",))
         self._retries = Count("corral_retries_total", "Attempts that were repeated.", ("model", "reason"))
+        self._resumed = Count("corral_resumed_total", "Answers that went on elsewhere.", ("model", "reason"))
         self._transitions = Count(
             "corral_replica_transitions_total", "Changes into a state.", ("model", "replica", "state")
         )
@@ -131,7 +132,7 @@ class Metrics(Collector):
         )
         self._facts = (
             *(self._requests, self._tokens, self._estimated, self._prefixes),
-            *(self._attempts, self._retries, self._transitions),
+            *(self._attempts, self._retries, self._resumed, self._transitions),
         )
         self._times = (self._duration, self._queue_wait, self._first_token, self._inter_token, self._lag)
         self._model, self._client, self._replica = Bounded(), Bounded(), Bounded()
@@ -153,6 +154,8 @@ class Metrics(Collector):
             self._attempts.add((model,), record.attempts)
             # What was refused before it ran took no time, and would hide the time of what ran.
             self._duration.add(timed, record.duration_s)
+        for reason in record.resumed:
+            self._resumed.add((model, self._reason(reason)))
         if record.endpoint is not Endpoint.EMBEDDINGS:
             self._time_tokens(record, timed)
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
@@ -30,6 +31,8 @@ Key = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Name = Annotated[str, typer.Argument(help="The model's name, or one of its aliases.")]
+AtOnce = Annotated[bool, typer.Option("--at-once", help="Cut its running requests.")]
+Replica = Annotated[str | None, typer.Option(help="Only this one of its replicas.", show_default=False)]
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -47,9 +50,11 @@ def show(model: Name, url: Url = DEFAULT_URL, api_key: Key = None, as_json: Json
 
 
 @models_app.command()
-def load(model: Name, url: Url = DEFAULT_URL, api_key: Key = None, as_json: Json = False) -> None:
+def load(
+    model: Name, url: Url = DEFAULT_URL, api_key: Key = None, replica: Replica = None, as_json: Json = False
+) -> None:
     """Load a model and wait until it is ready; also one that failed before, or was drained."""
-    _act(model, "load", url, api_key, as_json=as_json)
+    _act(model, _query("load", replica), url, api_key, as_json=as_json)
 
 
 @models_app.command()
@@ -57,11 +62,11 @@ def unload(
     model: Name,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
-    at_once: Annotated[bool, typer.Option("--at-once", help="Cut its running requests.")] = False,
+    at_once: AtOnce = False,
     as_json: Json = False,
 ) -> None:
     """End the processes of a model when its running requests are over."""
-    _act(model, "unload?at_once=true" if at_once else "unload", url, api_key, as_json=as_json)
+    _act(model, _query("unload", at_once=at_once), url, api_key, as_json=as_json)
 
 
 @models_app.command()
@@ -71,9 +76,19 @@ def restart(model: Name, url: Url = DEFAULT_URL, api_key: Key = None, as_json: J
 
 
 @models_app.command()
-def drain(model: Name, url: Url = DEFAULT_URL, api_key: Key = None, as_json: Json = False) -> None:
-    """Let a model finish its running requests and take no more, until it is loaded again."""
-    _act(model, "drain", url, api_key, as_json=as_json)
+def drain(
+    model: Name,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    replica: Replica = None,
+    at_once: AtOnce = False,
+    as_json: Json = False,
+) -> None:
+    """Let a model, or one of its replicas, finish its running requests and take no more, until it is loaded again.
+
+    With --at-once they are cut instead, and go on at another replica where they can.
+    """
+    _act(model, _query("drain", replica, at_once=at_once), url, api_key, as_json=as_json)
 
 
 @models_app.command()
@@ -115,6 +130,12 @@ def reload(url: Url = DEFAULT_URL, api_key: Key = None, as_json: Json = False) -
 
 def _operator(url: str, api_key: str | None) -> Operator:
     return Operator(url, api_key or operator_key(os.environ))
+
+
+def _query(action: str, replica: str | None = None, *, at_once: bool = False) -> str:
+    """The action with what is said of it."""
+    told = {**({"replica": replica} if replica else {}), **({"at_once": "true"} if at_once else {})}
+    return f"{action}?{urlencode(told)}" if told else action
 
 
 def _act(model: str, action: str, url: str, api_key: str | None, *, as_json: bool) -> None:

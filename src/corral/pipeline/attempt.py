@@ -7,15 +7,17 @@ import orjson
 
 from corral.config import RequestSettings, RouteTimeouts, TimeoutSettings
 from corral.core.call import Call, Endpoint
-from corral.core.errors import BadReply, ConnectFailed, InvalidRequest, UpstreamTimeout
+from corral.core.errors import BadReply, ConnectFailed, InvalidRequest, UpstreamError, UpstreamTimeout
 from corral.core.record import Record
+from corral.core.transcript import Said
 from corral.openai.errors import upstream_error
 from corral.pipeline.answer import Answer
-from corral.pipeline.gather import gather
-from corral.pipeline.relay import StreamWatch, relay
+from corral.pipeline.gather import Gathered
+from corral.pipeline.relay import StreamWatch
+from corral.pipeline.strand import Strand
 from corral.pipeline.whole import Whole, read_whole
-from corral.upstream.probe import Facts, authorization
-from corral.upstream.replica import Lease
+from corral.upstream.probe import Facts, Prober, authorization
+from corral.upstream.replica import Lease, Replica
 from corral.upstream.wire import Client, Reply
 
 # An error reply is a few hundred bytes; more of it is of no use to anyone.
@@ -25,6 +27,9 @@ ERROR_LIMIT_BYTES = 64 * 1024
 WHOLE_BODY_BYTES = 512
 # 2048 embeddings of 8192 dimensions as text.
 WHOLE_LIMIT_BYTES = 512 * 1024 * 1024
+
+# Is given what pauses an upstream and what lets it go on.
+OnFlow = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +41,18 @@ class Attempts:
     requests: RequestSettings
     clock: Callable[[], float]
 
-    async def relay(self, answer: Answer, lease: Lease, call: Call, record: Record) -> None:
+    async def relay(self, answer: Answer, strand: Strand, lease: Lease, record: Record) -> None:
         """Stream to the client; raises what broke it."""
-        with await self._send(lease, call, record, stream=True) as reply:
-            await relay(reply, call, answer, record, self._watch(reply, call, record))
-            lease.abandoned = False
+        await self._stream(strand, lease, record, answer.watch)
+        answer.end()
 
-    async def whole(self, lease: Lease, call: Call, record: Record) -> Whole:
-        """The reply in one piece: gathered from a stream, or asked for whole where that is better."""
-        if not self.asked_whole(call, record.bytes_in):
-            with await self._send(lease, call, record, stream=True) as reply:
-                body = await gather(reply, call, record, self._watch(reply, call, record))
-                lease.abandoned = False
-            return Whole(body, record.usage)
+    async def gather(self, gathered: Gathered, lease: Lease, record: Record) -> Whole:
+        """The reply in one piece, gathered from a stream; raises what broke it."""
+        await self._stream(gathered.strand, lease, record)
+        return Whole(gathered.body(record.usage), record.usage)
+
+    async def whole(self, call: Call, lease: Lease, record: Record) -> Whole:
+        """The reply in one piece, asked for whole."""
         with await self._send(lease, call, record, stream=False) as reply:
             body = await reply.read(WHOLE_LIMIT_BYTES)
             lease.abandoned = False
@@ -56,6 +60,31 @@ class Attempts:
         whole = read_whole(body, call)
         record.usage = whole.usage
         return whole
+
+    async def _stream(self, strand: Strand, lease: Lease, record: Record, on_flow: OnFlow | None = None) -> None:
+        """Read the stream to its end, or the rest of it; sets the record's usage, however it ends.
+
+        ``on_flow`` is given what pauses and resumes the upstream.
+        """
+        try:
+            if strand.said is not None and not strand.resume(await self._tokens(strand.said, lease.replica)):
+                return
+            with await self._send(lease, strand.call, record, stream=True) as reply:
+                if on_flow is not None:
+                    on_flow(reply.pause, reply.resume)
+                await strand.splice(reply, self._watch(reply, strand.call, record).tokens)
+                lease.abandoned = False
+        finally:
+            record.usage = strand.usage
+
+    async def _tokens(self, said: Said, replica: Replica) -> int | None:
+        """How many tokens it is in the replica's vocabulary; None when it does not tell."""
+        if not said.text or replica.address is None:
+            return 0
+        try:
+            return await Prober(self.client).tokens(replica.address, replica.key, said.text)
+        except UpstreamError:
+            return None
 
     def asked_whole(self, call: Call, body_bytes: int) -> bool:
         """Embeddings, short replies to short prompts, and logprobs with tools, which llama-server refuses to stream."""
@@ -88,6 +117,7 @@ class Attempts:
             lease.abandoned = isinstance(error, UpstreamTimeout) and error.phase != "connect"
             raise
         lease.started = stream
+        lease.cut = reply.fail
         reply.limit(limits.first_byte_s, "first_byte")
         if reply.status != 200:
             with reply:

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from corral.config import ServerSettings
-from corral.core import sse
 from corral.core.call import Endpoint
 from corral.core.errors import (
     CorralError,
@@ -24,10 +24,10 @@ from corral.openai.parse import Policy, parse
 from corral.pipeline.answer import Answer, ClientGone, Headers, Inbound
 from corral.pipeline.attempt import refuse_unknown_tools
 from corral.pipeline.authenticate import Keyring
+from corral.pipeline.comments import Comments
 from corral.pipeline.forward import JSON_HEADERS, Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
-from corral.pipeline.relay import SSE_HEADERS
 from corral.upstream.fleet import Fleet
 
 log = logging.getLogger("corral")
@@ -103,34 +103,9 @@ class Exchange:
             if not call.stream:
                 await self.forwarder.forward(call, principal, pool, answer, record)
                 return
-            with Comments(answer, self.server.comment_interval_s):
+            told = partial(pool.told_wait, call) if call.include_progress else None
+            with Comments(answer, self.server.comment_interval_s, told):
                 await self.forwarder.forward(call, principal, pool, answer, record)
-
-
-class Comments:
-    """Within its block, a comment whenever the stream was silent for an interval: nothing in between shall cut it.
-
-    One writer: its own timer.
-    """
-
-    def __init__(self, answer: Answer, interval_s: float) -> None:
-        self._answer = answer
-        self._interval_s = interval_s
-        self._sent = 0
-
-    def __enter__(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _tick(self) -> None:
-        if self._answer.bytes_sent == self._sent:
-            if not self._answer.started:
-                self._answer.start(200, SSE_HEADERS)
-            self._answer.write(sse.comment("waiting"))
-        self._sent = self._answer.bytes_sent
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:

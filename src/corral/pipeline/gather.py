@@ -8,10 +8,8 @@ from corral.core import sse
 from corral.core.call import Call, Endpoint
 from corral.core.chunks import usage_json
 from corral.core.errors import BadReply
-from corral.core.record import Record
-from corral.pipeline.relay import StreamWatch, ensure_done, splice
-from corral.pipeline.stream import StreamReader
-from corral.upstream.wire import Reply
+from corral.core.usage import Usage
+from corral.pipeline.strand import Sink, Strand
 
 # What a whole reply calls itself; its chunks have names of their own.
 OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_completion"}
@@ -20,21 +18,20 @@ OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_complet
 GATHER_LIMIT_BYTES = 256 * 1024 * 1024
 
 
-async def gather(reply: Reply, call: Call, record: Record, watch: StreamWatch) -> bytes:
-    """The whole reply as JSON; sets the record's usage, however it ends. Raises what broke the stream."""
-    reader = StreamReader(call, folds=True)
-    gathering = Gathering(call.endpoint)
+class Gathered:
+    """A reply that is gathered, over all the attempts that it takes. One writer: its strand."""
 
-    def take(events: bytes) -> None:
-        watch.tokens(reader)
-        gathering.add(events)
+    def __init__(self, call: Call) -> None:
+        self._endpoint = call.endpoint
+        self.strand = Strand(call, self._open, folds=True)
 
-    try:
-        await splice(reply, reader, take)
-    finally:
-        record.usage = reader.usage()
-    ensure_done(reader)
-    return orjson.dumps(gathering.reply() | {"usage": usage_json(record.usage)})
+    def body(self, usage: Usage) -> bytes:
+        """The whole reply as JSON."""
+        return orjson.dumps(self._gathering.reply() | {"usage": usage_json(usage)})
+
+    def _open(self) -> Sink:
+        self._gathering = Gathering(self._endpoint)
+        return self._gathering.add
 
 
 class Gathering:

@@ -9,6 +9,7 @@ from corral.core.call import Call, Endpoint
 from corral.core.chunks import HAS_ERROR, HAS_FINISH, HAS_MODEL, HAS_PROGRESS, HAS_USAGE, NULL, UsageSum, usage_json
 from corral.core.errors import BadReply, CorralError
 from corral.core.shape import Shape
+from corral.core.transcript import Transcript
 from corral.core.usage import Usage
 from corral.openai.errors import upstream_event_error
 
@@ -27,10 +28,11 @@ class StreamReader:
     stream tells of an error or is not what it should be.
 
     Chunks that differ in their text only are read together and pass together:
-    as they came or, where the reader ``folds``, as one with the text of all.
+    as they came or, where the reader ``folds``, as one with the text of all. A
+    ``transcript`` is told of all that passes.
     """
 
-    def __init__(self, call: Call, *, folds: bool = False) -> None:
+    def __init__(self, call: Call, *, folds: bool = False, transcript: Transcript | None = None) -> None:
         self.done = False
         self.failure: CorralError | None = None
         self.token_events = 0
@@ -38,13 +40,15 @@ class StreamReader:
         self.alive = False
         self._call = call
         self._folds = folds
+        self._transcript = transcript
         # Of the last chunk with a text; not sought for any more when it was sought in vain too often.
         self._shape: Shape | None = None
         self._in_vain = 0
         self._splitter = sse.Splitter()
         self._usage = UsageSum(call.n)
         self._usage_chunk: dict[str, Any] | None = None
-        self._prompt = Usage()
+        # Its tokens, and how many of them were cached, as soon as they are told.
+        self.prompt = Usage()
         # (the model's name as llama-server writes it, as the client wrote it), learned from the first chunk.
         self._rename: tuple[bytes, bytes] | None = None
         # llama-server puts `timings` on the usage chunk when there is one; a
@@ -74,18 +78,31 @@ class StreamReader:
         shape = self._shape
         if shape is None or self.done or self.failure is not None or not self._splitter.empty:
             return b""
-        event = shape.shown_of(chunk)
-        if event:
-            self.alive = True
-            self.token_events += 1
-            self._in_vain = 0
-        return event
+        text = shape.text_of(chunk)
+        if text is None:
+            return b""
+        self.alive = True
+        self.token_events += 1
+        self._in_vain = 0
+        if self._transcript is not None:
+            self._transcript.text(text)
+        return shape.shown_of(text)
+
+    def go_on(self) -> None:
+        """What follows comes from another upstream, and is the rest of what this one has left off."""
+        self.done, self.failure = False, None
+        self._splitter, self._shape, self._in_vain = sse.Splitter(), None, 0
+
+    @property
+    def told_usage(self) -> bool:
+        """The upstream has told what was used."""
+        return self._usage.reports >= self._call.tasks
 
     def usage(self) -> Usage:
         """What was used: as reported, else estimated from what came."""
-        if self._usage.reports >= self._call.tasks:
+        if self.told_usage:
             return self._usage.total()
-        return Usage(self._prompt.prompt_tokens, self._prompt.cached_tokens, self.token_events, estimated=True)
+        return Usage(self.prompt.prompt_tokens, self.prompt.cached_tokens, self.token_events, estimated=True)
 
     def _read(self, events: bytes, passed: list[bytes]) -> None:
         start = 0
@@ -106,6 +123,8 @@ class StreamReader:
         self.alive = True
         self.token_events += len(texts)
         self._in_vain = 0
+        if self._transcript is not None:
+            self._transcript.texts(texts)
         passed.append(shape.shown([b"".join(texts)] if self._folds else texts))
 
     def _sort(self, event: bytes, passed: list[bytes]) -> None:
@@ -142,6 +161,8 @@ class StreamReader:
     def _pass(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
         self.token_events += 1
         event = self._renamed(event, data)
+        if self._transcript is not None:
+            self._transcript.chunk(event)
         if self._holds_finish and HAS_FINISH in event:
             self._release_finish(passed)
             self._finish = event
@@ -159,7 +180,7 @@ class StreamReader:
 
     def _take_progress(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
         progress = orjson.loads(data)["prompt_progress"]
-        self._prompt = Usage(prompt_tokens=progress["total"], cached_tokens=progress["cache"])
+        self.prompt = Usage(prompt_tokens=progress["total"], cached_tokens=progress["cache"])
         if self._call.include_progress:
             passed.append(self._renamed(event, data))
 

@@ -26,7 +26,7 @@ def beyond_all(demand: Demand, replicas: Sequence[Replica]) -> ContextLengthExce
     """What is wrong with a call that none of them can ever take, as far as they are known."""
     ready = any(replica.ready for replica in replicas)
     # Those that drain while others are ready have been replaced; else they take calls again.
-    staying = [replica for replica in replicas if not (ready and replica.draining)]
+    staying = [replica for replica in replicas if not (ready and (replica.draining or replica.set_aside))]
     fitting = [replica for replica in staying if demand.may_fit(replica.context)]
     if staying and not fitting:
         return too_long(demand, max(replica.context or 0 for replica in staying))

@@ -8,6 +8,7 @@ from math import ceil
 
 from corral.config import QueueSettings
 from corral.core.balance import Balance
+from corral.core.call import Call
 from corral.core.demand import Demand
 from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, ShuttingDown
 from corral.core.fairness import FairQueue, Place
@@ -133,6 +134,18 @@ class Pool:
         self._closed = True
         self.dispatch()
 
+    def told_wait(self, call: Call) -> str:
+        """What this call waits for, and its place in the queue; "" when it does not wait."""
+        now = asyncio.get_running_loop().time()
+        places = self._queue.in_turn(now, self._settings.lift_s)
+        place = next((number for number, each in enumerate(places, 1) if each.who.demand.call is call), None)
+        if place is None:
+            return ""
+        where = f"place={place} waiting={len(self._queue)}"
+        if self.ready:
+            return f"queued {where}"
+        return f"loading {where}" + (f" ready_s={max(0, ceil(self.ready_at - now))}" if self.ready_at else "")
+
     def retry_after_s(self) -> float:
         """When a slot is likely to be free for one who comes back: what waits, served at the measured rate."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
@@ -171,9 +184,9 @@ class Pool:
 
     def _join(self, demand: Demand, avoid: Collection[Replica], now: float) -> Place[Waiter]:
         account = self._queue.account(demand.principal)
-        full = self._full(len(self._queue), len(account.waiting))
+        full = None if demand.returns else self._full(len(self._queue), len(account.waiting))
         waiter = Waiter(demand, avoid, asyncio.get_running_loop().create_future(), may_hold=full is None)
-        place = self._queue.join(account, waiter, now)
+        place = self._queue.join(account, waiter, now, returns=demand.returns)
         self._tasks += demand.tasks
         self.dispatch()
         # Who is served at once does not wait, however short the queue may be.
@@ -257,6 +270,9 @@ class Pool:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
         if self.absent is not None and not self.ready:
             return NotReady(self.absent)
+        if self.sleeping and demand.returns:
+            # Who unloads a model at once wants its answers to end, not to bring it back.
+            return NotReady(f"model '{self.name}' was unloaded")
         if (error := beyond_all(demand, self.replicas)) is not None:
             return error
         if self.replicas and all(replica.state is State.FAILED for replica in self.replicas):

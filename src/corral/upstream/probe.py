@@ -1,4 +1,4 @@
-"""Asks a llama-server how it is: /health, /props and /slots."""
+"""Asks a llama-server how it is, and how many tokens a text is: /health, /props, /slots and /tokenize."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,8 @@ from corral.upstream.wire import Client
 # A llama-server answers these between two batches; on a busy CPU one batch may take seconds.
 CONNECT_S = 3.0
 ANSWER_S = 10.0
-REPLY_LIMIT_BYTES = 4 * 1024 * 1024
+# Also of the ids of the tokens of a text as long as any that is continued.
+REPLY_LIMIT_BYTES = 16 * 1024 * 1024
 
 # What a llama-server that does not tell its slots is trusted with.
 UNTOLD_SLOTS = 1
@@ -53,9 +54,26 @@ class Prober:
         slots = [slot for slot in body if isinstance(slot, dict) and slot.get("is_processing")]
         return frozenset((_number(slot.get("id")), _number(slot.get("id_task"))) for slot in slots)
 
+    async def tokens(self, address: Address, key: str | None, text: str) -> int:
+        """How many tokens a text is by itself; raises UpstreamError when it cannot be asked."""
+        content = orjson.dumps({"content": text, "add_special": False, "parse_special": False})
+        status, body = await self._ask("POST", address, "/tokenize", key, content)
+        tokens = body.get("tokens") if isinstance(body, dict) else None
+        if status != 200 or not isinstance(tokens, list):
+            raise UpstreamError("the model server does not count tokens")
+        return len(tokens)
+
     async def _get(self, address: Address, path: str, key: str | None) -> tuple[int, Any]:
+        return await self._ask("GET", address, path, key)
+
+    async def _ask(
+        self, method: str, address: Address, path: str, key: str | None, content: bytes = b""
+    ) -> tuple[int, Any]:
+        headers = authorization(key)
+        if content:
+            headers.append((b"content-type", b"application/json"))
         reply = await self.client.send(
-            address, "GET", path, headers=authorization(key), connect_s=CONNECT_S, head_s=ANSWER_S
+            address, method, path, headers=headers, body=content, connect_s=CONNECT_S, head_s=ANSWER_S
         )
         with reply:
             reply.limit(ANSWER_S, "first_byte")

@@ -8,7 +8,7 @@ from typing import Any
 
 from corral.core.breaker import Breaker
 from corral.core.demand import Demand
-from corral.core.errors import CorralError, UpstreamError, UpstreamLoading
+from corral.core.errors import CorralError, UpstreamError, UpstreamLoading, Withdrawn
 from corral.core.fairness import Account
 from corral.core.lifecycle import State, Transition
 from corral.core.linger import Lingering, Task
@@ -54,6 +54,7 @@ class Lease:
         "abandoned",
         "account",
         "charged",
+        "cut",
         "demand",
         "failed",
         "foreseen",
@@ -87,6 +88,8 @@ class Lease:
         self.trial = False
         self.started = False
         self.abandoned = False
+        # Breaks off the reply that comes, with this error; set by the attempt.
+        self.cut: Callable[[UpstreamError], None] = _nothing_to_cut
         self.usage = NO_USAGE
         self.prefill_s: float | None = None
         self.failed: bool | None = None
@@ -139,8 +142,10 @@ class Replica:
         # How many calls it has taken; and that over its weight, without those that it missed while it was away.
         self.served = 0
         self.turn = 0.0
-        # It finishes the calls it has and takes no more; written by the loader and by the operator.
+        # It finishes the calls it has and takes no more; written by the loader.
         self.draining = False
+        # The same, written by the operator.
+        self.set_aside = False
         # When it took its last call, or gave one back, on the monotonic clock.
         self.used_at = 0.0
         # Told when the last lease has ended; set by who waits for that.
@@ -159,7 +164,7 @@ class Replica:
     @property
     def ready(self) -> bool:
         """It takes calls."""
-        return self.state is State.READY and not self.draining
+        return self.state is State.READY and not (self.draining or self.set_aside)
 
     @property
     def slots(self) -> int:
@@ -206,6 +211,16 @@ class Replica:
         """Take no more calls, or take them again."""
         self.draining = draining
         self.on_change()
+
+    def put_aside(self, *, aside: bool) -> None:
+        """The operator wants no calls to be taken, or wants them again."""
+        self.set_aside = aside
+        self.on_change()
+
+    def cut_off(self) -> None:
+        """Break off all replies that come from it; they may go on elsewhere."""
+        for lease in list(self._leases.values()):
+            lease.cut(Withdrawn("the model server was taken out of service"))
 
     def suspect(self, error: CorralError) -> None:
         """An attempt failed in a way that makes a server that was ready suspicious: ask it now."""
@@ -314,6 +329,10 @@ class Replica:
 
 
 def _ignore(_: Transition) -> None:
+    pass
+
+
+def _nothing_to_cut(_: UpstreamError) -> None:
     pass
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -18,12 +18,13 @@ from corral.upstream.changes import Reloaded
 from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
 from corral.upstream.local import LocalModel
+from corral.upstream.replica import Replica
 from corral.web.admin_shapes import AdminModel, AdminModels, AdminReload, shape_of
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
-        400: "The model runs elsewhere: Corral cannot do that with it.",
+        400: "The model runs elsewhere, or has no such replica: Corral cannot do that with it.",
         401: "Not the operator's key.",
         404: "There is no such model.",
         503: "It could not be loaded; the message has the reason.",
@@ -32,6 +33,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 Model = Annotated[str, Path(description="The model's name, or one of its aliases.")]
 AtOnce = Annotated[bool, Query(description="Do not wait for the end of its calls, but cut them.")]
+Only = Annotated[str | None, Query(alias="replica", description="Only this one of its replicas.")]
 
 
 def admin_router(
@@ -47,7 +49,7 @@ def admin_router(
         prefix="/admin", tags=["operator"], dependencies=[Depends(ensure_operator)], responses={401: REFUSALS[401]}
     )
     does = _Routes(fleet, loader, patience_s)
-    actions = {
+    actions: dict[str, tuple[Callable[..., Awaitable[AdminModel]], str]] = {
         "load": (does.load, "Load a model, and let it take calls"),
         "unload": (does.unload, "End the processes of a model"),
         "restart": (does.restart, "Serve a model by new processes"),
@@ -99,8 +101,12 @@ class _Routes:
     async def get_model(self, model: Model) -> AdminModel:
         return shape_of(self._fleet.entry(model), time.monotonic(), with_log=True)
 
-    async def load(self, model: Model) -> AdminModel:
+    async def load(self, model: Model, replica: Only = None) -> AdminModel:
         entry = self._fleet.entry(model)
+        for each in _replicas(entry, replica):
+            each.put_aside(aside=False)
+        if replica is not None:
+            return _shown(entry)
         if (local := entry.local) is None:
             return _drain_remote(entry, draining=False)
         self._loader.load(local)
@@ -123,11 +129,19 @@ class _Routes:
             raise NotReady(f"model '{local.name}' was not restarted: {local.error}")
         return _shown(entry)
 
-    async def drain(self, model: Model) -> AdminModel:
+    async def drain(self, model: Model, replica: Only = None, at_once: AtOnce = False) -> AdminModel:
         entry = self._fleet.entry(model)
-        if entry.local is None:
-            return _drain_remote(entry, draining=True)
-        self._loader.drain(entry.local)
+        if replica is not None:
+            for each in _replicas(entry, replica):
+                each.put_aside(aside=True)
+        elif entry.local is None:
+            _drain_remote(entry, draining=True)
+        else:
+            self._loader.drain(entry.local)
+        if at_once:
+            # What can go on at another replica does.
+            for each in _replicas(entry, replica):
+                each.cut_off()
         return _shown(entry)
 
     async def pin(self, model: Model) -> AdminModel:
@@ -161,6 +175,16 @@ def _drain_remote(entry: Entry, *, draining: bool) -> AdminModel:
     for replica in entry.pool.replicas:
         replica.drain(draining=draining)
     return _shown(entry)
+
+
+def _replicas(entry: Entry, name: str | None) -> Sequence[Replica]:
+    """All of them, or the one of this name."""
+    found = [replica for replica in entry.pool.replicas if name in (None, replica.name)]
+    if found:
+        return found
+    names = ", ".join(f"'{replica.name}'" for replica in entry.pool.replicas)
+    message = f"model '{entry.settings.name}' has no replica '{name}'; there are: {names}"
+    raise InvalidRequest(message, param="replica", code=INVALID_VALUE)
 
 
 def _settled(local: LocalModel) -> bool:

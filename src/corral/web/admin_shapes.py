@@ -140,7 +140,7 @@ def _replica(replica: Replica, child: Child | None) -> AdminReplica:
         state=replica.state,
         why=replica.why,
         address=str(replica.address) if replica.address else None,
-        draining=replica.draining,
+        draining=replica.draining or replica.set_aside,
         slots=replica.slots,
         busy=replica.busy,
         served=replica.served,

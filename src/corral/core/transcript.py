@@ -1,0 +1,115 @@
+"""What a stream has said so far: enough to have another replica go on with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from corral.core import sse
+
+# A longer text is not kept: no context that a resumed prompt could fill is as large.
+KEPT_BYTES = 4 * 1024 * 1024
+# So many texts of tokens are kept apart before they are put together: an object for each takes more than its text.
+TEXTS_APART = 64
+
+# What a piece of an answer may hold, if another replica is to go on with it.
+DELTA = frozenset({"role", "content", "reasoning_content"})
+PIECE = frozenset({"index", "finish_reason", "logprobs", "delta", "text"})
+# Of a chunk, what says which answer it is part of.
+IDENTITY = ("id", "object", "created", "model", "system_fingerprint")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The text of an answer that was begun, and how its chunks call it; ``finish`` when it has said why it ended."""
+
+    content: str = ""
+    reasoning: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    finish: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.reasoning + self.content
+
+
+class Transcript:
+    """Keeps what passes of a stream with one choice. One writer: the stream's reader.
+
+    Costs next to nothing as long as nobody asks: chunks that differ in their
+    text only come as their texts.
+    """
+
+    __slots__ = ("_chunk", "_content", "_finish", "_identity", "_lost", "_reasoning", "_size", "_texts")
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._identity: dict[str, Any] = {}
+        self._finish: str | None = None
+        # The last whole chunk, and the texts, as JSON without quotes, of those like it that followed.
+        self._chunk: bytes | None = None
+        self._texts: list[bytes] = []
+        self._size = 0
+        # It holds what cannot be gone on with, or too much.
+        self._lost = False
+
+    def chunk(self, event: bytes) -> None:
+        """An event with a chunk has passed."""
+        self._put_away()
+        self._chunk = event
+
+    def texts(self, texts: Sequence[bytes]) -> None:
+        """More chunks like the last have passed, with these texts."""
+        self._texts += texts
+        if len(self._texts) > TEXTS_APART:
+            self._texts = [b"".join(self._texts)]
+            if len(self._texts[0]) > KEPT_BYTES:
+                self._lose()
+
+    def text(self, text: bytes) -> None:
+        """As ``texts``, for one."""
+        self._texts.append(text)
+        if len(self._texts) > TEXTS_APART:
+            self.texts(())
+
+    def said(self) -> Said | None:
+        """What was said so far; None when nobody can go on with it."""
+        self._put_away()
+        if self._lost:
+            return None
+        return Said("".join(self._content), "".join(self._reasoning), self._identity, self._finish)
+
+    def _lose(self) -> None:
+        self._lost = True
+        self._content, self._reasoning, self._chunk, self._texts = [], [], None, []
+
+    def _put_away(self) -> None:
+        """Take the last chunk and those like it apart."""
+        event, texts = self._chunk, b"".join(self._texts)
+        self._chunk, self._texts = None, []
+        if event is None or self._lost:
+            return
+        try:
+            self._take(orjson.loads(sse.payload(event) or b""), orjson.loads(b'"%b"' % texts))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            self._lose()
+        if self._size > KEPT_BYTES:
+            self._lose()
+
+    def _take(self, chunk: dict[str, Any], more: str) -> None:
+        (piece,) = chunk["choices"]
+        delta = piece["delta"] if "delta" in piece else {"content": piece["text"]}
+        if piece["index"] or piece.get("logprobs") or not (piece.keys() <= PIECE and delta.keys() <= DELTA):
+            raise ValueError("nobody else can go on with this")
+        if not self._identity:
+            self._identity = {key: chunk[key] for key in IDENTITY if key in chunk}
+        kept, key = (
+            (self._reasoning, "reasoning_content") if "reasoning_content" in delta else (self._content, "content")
+        )
+        text = (delta.get(key) or "") + more
+        self._size += len(text)
+        kept.append(text)
+        self._finish = piece["finish_reason"] or self._finish

@@ -1,0 +1,115 @@
+"""How the rest of an answer is asked for, and when it is not."""
+
+from typing import Any
+
+import pytest
+
+from corral.core.call import Call, Endpoint
+from corral.core.resume import going_on, limited, told_text
+from corral.core.transcript import Said
+
+HELLO = {"role": "user", "content": "hello"}
+HALF = Said("The horse")
+
+
+def chat(*messages: dict[str, Any], n: int = 1, **fields: Any) -> Call:
+    told = {"messages": list(messages or (HELLO,)), "max_tokens": 9, "seed": 4, **fields}
+    return Call(Endpoint.CHAT, "m", told, stream=True, n=n, max_tokens=9)
+
+
+def completion(prompt: object, **fields: Any) -> Call:
+    return Call(Endpoint.COMPLETIONS, "m", {"prompt": prompt, "max_tokens": 9, **fields}, max_tokens=9)
+
+
+def test_a_chat_goes_on_with_the_text_as_the_assistants_last_message() -> None:
+    call = going_on(chat(), HALF)
+    assert call is not None
+    assert call.fields == {
+        "messages": [HELLO, {"role": "assistant", "content": "The horse"}],
+        "max_tokens": 9,
+        "seed": 4,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+        "echo": True,
+    }
+    assert told_text(call) == HALF
+
+
+def test_thoughts_go_on_as_thoughts() -> None:
+    call = going_on(chat(), Said(reasoning="hm"))
+    assert call is not None
+    assert call.fields["messages"][-1] == {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    assert call.fields["continue_final_message"] == "reasoning_content"
+    call = going_on(chat(), Said("Yes", "hmm"))
+    assert call is not None
+    assert call.fields["messages"][-1] == {"role": "assistant", "content": "Yes", "reasoning_content": "hmm"}
+    assert call.fields["continue_final_message"] is True
+    assert told_text(call) == Said("Yes", "hmm")
+
+
+def test_an_answer_that_the_client_has_begun_is_added_to() -> None:
+    begun = {"role": "assistant", "content": "Well, ", "name": "x"}
+    call = going_on(chat(HELLO, begun), HALF)
+    assert call is not None
+    assert call.fields["messages"] == [HELLO, {**begun, "content": "Well, The horse"}]
+    assert told_text(call).content == "Well, The horse"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]},
+        # Whether the server has repeated it cannot be told.
+        {"role": "assistant", "content": "The"},
+        {"role": "assistant", "content": "a", "tool_calls": []},
+    ],
+)
+def test_an_answer_that_the_client_has_begun_in_another_way_is_not(begun: dict[str, Any]) -> None:
+    assert going_on(chat(HELLO, begun), HALF) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "continued"),
+    [
+        ("Once", "OnceThe horse"),
+        (["Once"], ["OnceThe horse"]),
+        ([1, 2], [1, 2, "The horse"]),
+        ([[1, 2]], [[1, 2, "The horse"]]),
+    ],
+)
+def test_a_completion_goes_on_behind_its_prompt(prompt: object, continued: object) -> None:
+    call = going_on(completion(prompt), HALF)
+    assert call is not None
+    assert call.fields == {"prompt": continued, "max_tokens": 9}
+    assert told_text(call) == Said()
+
+
+UNSOUND = [
+    chat(n=2),
+    *(chat(**{field: True}) for field in ("grammar", "json_schema", "logprobs", "n_probs", "echo")),
+    chat(response_format={"type": "json_object"}),
+    chat(tools=[{}], tool_choice="required"),
+    completion("a", grammar="root ::= x"),
+    Call(Endpoint.COMPLETIONS, "m", {"prompt": ["a", "b"]}, inputs=2),
+]
+
+
+@pytest.mark.parametrize("call", UNSOUND, ids=lambda call: str(sorted(call.fields)))
+def test_what_would_not_be_the_same_answer_is_not_gone_on_with(call: Call) -> None:
+    assert going_on(call, HALF) is None
+
+
+@pytest.mark.parametrize("call", [chat(), *UNSOUND], ids=lambda call: str(sorted(call.fields)))
+def test_an_answer_of_which_nothing_was_said_begins_anew(call: Call) -> None:
+    assert going_on(call, Said(identity={"id": "1"})) is call
+
+
+def test_tools_that_may_be_called_are_no_obstacle() -> None:
+    call = going_on(chat(tools=[{}], tool_choice="auto", response_format={"type": "text"}), HALF)
+    assert call is not None
+    assert call.fields["tools"] == [{}]
+
+
+def test_the_limit_of_tokens_is_told_where_it_is_read() -> None:
+    call = limited(chat(), 4)
+    assert (call.max_tokens, call.fields["max_tokens"]) == (4, 4)
