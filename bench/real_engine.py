@@ -48,8 +48,9 @@ Task = tuple[int, int]
 class RealEngine(Child):
     """A running llama-server."""
 
-    def __init__(self, spec: EngineSpec) -> None:
-        with socket.create_server((HOST, 0)) as listener:
+    def __init__(self, spec: EngineSpec, port: int = 0) -> None:
+        """``port`` 0: any that is free. To be made by the main thread: it ends with the thread that has made it."""
+        with socket.create_server((HOST, port)) as listener:
             self.port: int = listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}"
         leash = [sys.executable, "-m", "corral.upstream.leash", str(os.getpid()), "--"]

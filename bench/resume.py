@@ -2,23 +2,24 @@
 
     python bench/resume.py [--model models/SmolLM2-135M-Instruct.Q4_1.gguf] [--quick]
 
-Corral runs two replicas of a real llama.cpp, and a killer ends one that is at work with `kill -9`, again and again,
-while clients chat at temperature 0, streaming and not. First with one slot each, where llama.cpp says the same every
-time: every text has to be the one that was said without kills. Then with four slots each, where what runs beside an
-answer changes its arithmetic: every answer has to be complete, and as many texts the same as in that load without
-kills, but for what is chance (two standard deviations). Answers under a grammar cannot be gone on with: those
-that are cut have to end in an honest error.
+Behind Corral are two replicas of a real llama.cpp. A killer ends one that is at work with `kill -9`, again and again,
+and starts it anew, while clients chat at temperature 0, streaming and not. First with one slot each: every text has to
+be the one that was said without kills. Then with four slots each: every answer has to be complete, and as many texts
+the same as in that load without kills, but for what is chance (two standard deviations). Answers under a grammar cannot
+be gone on with: those that are cut have to end in an honest error.
+
+The replicas read prompts in steps of fewer than 64 tokens: from 64 on, llama.cpp computes in another way (on a CPU), so
+that a text it reads differs by rounding from one it has written, and the most likely next word is now and then another.
+`--batch 64` shows that, which is Corral's default for its own llama.cpp as it is faster.
 """
 
 import http.client
 import json
 import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import sqrt
@@ -31,23 +32,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from corral.pull.wheels import SMOLLM2
+from corral.upstream.spec import EngineSpec
 from corral_process import KEY, Corral
+from real_engine import RealEngine, wait_until
 
 DEMO_MODEL = Path("models") / SMOLLM2.file_name
 OPERATOR = "operators-key-of-the-bench"
 REPLICAS = 2
 REQUEST_LIMIT_S = 600.0
 TOKENS = 96
+BATCH = 56
 # As many answers of each kind, streaming and not.
 ANSWERS, QUICK_ANSWERS = 20, 5
-# A kill follows the one before after so long, by chance.
-KILL_EVERY_S = (0.8, 2.0)
+# A replica that was killed is back for so long, by chance, when the next kill comes.
+KILL_EVERY_S = (0.5, 2.0)
+LOOK_S = 0.05
 TOPICS = ("horses", "rivers", "lamps", "winter", "bread", "the sea", "a fence", "old clocks", "rain", "a gate")
 SETTINGS = {
     "limits": {"requests": 0},
     "queue": {"length": 1000, "per_client": 1000, "patience": "10m", "unready_patience": "2m"},
     # The killer is faster than accidents are.
-    "retries": {"resumes": 50, "attempts": 20, "deadline": "2m"},
+    "retries": {"resumes": 50, "attempts": 20},
     "timeouts": {"chat": {"total": "10m"}},
 }
 GRAMMAR = 'root ::= ("the horse is tall and the river is wide. ")+'
@@ -110,10 +115,36 @@ class Phase:
         return ok == complete and all(answer.complete or answer.told for answer in self.answers)
 
 
+class Killer:
+    """Ends a replica that is at work, now and then, when there is another to go on. One writer: the main thread."""
+
+    def __init__(self, spec: EngineSpec, chance: random.Random) -> None:
+        self._spec = spec
+        self._chance = chance
+        self._due = 0.0
+
+    def strikes(self, corral: Corral, engines: list[RealEngine]) -> int:
+        """Kill one if it is time, and start it anew; how many were killed."""
+        now = time.monotonic()
+        if now < self._due:
+            return 0
+        told = replicas_of(corral)
+        busy = [number for number, each in enumerate(told) if each["busy"]]
+        if not busy or any(each["state"] != "ready" for each in told):
+            return 0
+        victim = self._chance.choice(busy)
+        engines[victim].process.kill()
+        engines[victim].process.wait()
+        engines[victim] = RealEngine(self._spec, engines[victim].port)
+        self._due = time.monotonic() + self._chance.uniform(*KILL_EVERY_S)
+        return 1
+
+
 def main(
     model: Annotated[Path, typer.Option(help="The GGUF file; the default is what `corral pull smollm2` fetches.")] = (
         DEMO_MODEL
     ),
+    batch: Annotated[int, typer.Option(help="Tokens of a prompt that are read in one step.")] = BATCH,
     seed: Annotated[int, typer.Option(help="Of when is killed, and whom.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_ANSWERS} answers of each kind.")] = False,
 ) -> None:
@@ -126,13 +157,17 @@ def main(
     chance = random.Random(seed)
     phases: list[Phase] = []
     with suppress(KeyboardInterrupt):
-        with serving(model, slots=1) as corral:
-            phases.append(run(corral, "1 slot, no kills", questions, clients=2))
-            phases.append(run(corral, "1 slot, kills", questions, clients=3, chance=chance))
-            phases.append(run(corral, "a grammar, kills", unsound, clients=2, chance=chance))
-        with serving(model, slots=4) as corral:
-            phases.append(run(corral, "4 slots, no kills", questions, clients=8))
-            phases.append(run(corral, "4 slots, kills", questions, clients=8, chance=chance))
+        spec = spec_of(model, 1, batch)
+        killer = Killer(spec, chance)
+        with serving(spec) as served:
+            phases.append(run(served, "1 slot, no kills", questions, clients=2))
+            phases.append(run(served, "1 slot, kills", questions, clients=3, killer=killer))
+            phases.append(run(served, "a grammar, kills", unsound, clients=2, killer=killer))
+        spec = spec_of(model, 4, batch)
+        killer = Killer(spec, chance)
+        with serving(spec) as served:
+            phases.append(run(served, "4 slots, no kills", questions, clients=8))
+            phases.append(run(served, "4 slots, kills", questions, clients=8, killer=killer))
     console.print(table(phases))
     raise SystemExit(verdict(phases))
 
@@ -141,54 +176,49 @@ def topic_of(number: int) -> str:
     return f"{TOPICS[number % len(TOPICS)]} and {TOPICS[(number * 7 + number // len(TOPICS) + 1) % len(TOPICS)]}"
 
 
+def spec_of(model: Path, slots: int, batch: int) -> EngineSpec:
+    return EngineSpec("m", model, ctx=slots * 1024, parallel=slots, threads=1, n_batch=batch)
+
+
 @contextmanager
-def serving(model: Path, *, slots: int) -> Iterator[Corral]:
-    llama = {"ctx": slots * 1024, "parallel": slots, "threads": 1, "log_dir": None}
-    models = [{"name": "m", "file": str(model.resolve()), "replicas": REPLICAS}]
-    with Corral({**SETTINGS, "llama": llama, "models": models}, OPERATOR_API_KEY=OPERATOR) as corral:
-        corral.until_ready()
-        yield corral
+def serving(spec: EngineSpec) -> Iterator[tuple[Corral, list[RealEngine]]]:
+    """Corral, and the replicas behind it, which the killer changes."""
+    engines: list[RealEngine] = []
+    try:
+        engines.extend(RealEngine(spec) for _ in range(REPLICAS))
+        models = [{"name": "m", "upstreams": [engine.url for engine in engines]}]
+        with Corral({**SETTINGS, "models": models}, OPERATOR_API_KEY=OPERATOR) as corral:
+            corral.until_ready()
+            yield corral, engines
+    finally:
+        for engine in engines:
+            engine.stop()
 
 
 def run(
-    corral: Corral, name: str, questions: list[Question], *, clients: int, chance: random.Random | None = None
+    served: tuple[Corral, list[RealEngine]],
+    name: str,
+    questions: list[Question],
+    *,
+    clients: int,
+    killer: Killer | None = None,
 ) -> Phase:
-    """Ask them all; ``chance`` decides whom the killer strikes, and when."""
+    """Ask them all, and let the killer have its way meanwhile."""
+    corral, engines = served
     phase, before = Phase(name), len(records_of(corral))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, killing(corral, phase, chance):
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(clients) as threads:
         bar = progress.add_task(name, total=len(questions))
-        with ThreadPoolExecutor(clients) as threads:
-            for asked in as_completed([threads.submit(ask, corral, question) for question in questions]):
-                phase.answers.append(asked.result())
-                progress.advance(bar)
-    deadline = time.monotonic() + REQUEST_LIMIT_S
-    while len(records_of(corral)) < before + len(questions) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        asked = {threads.submit(ask, corral, question) for question in questions}
+        while asked:
+            done, asked = wait(asked, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            phase.answers += [each.result() for each in done]
+            progress.advance(bar, len(done))
+            if killer is not None and asked:
+                phase.kills += killer.strikes(corral, engines)
+    wait_until(lambda: len(records_of(corral)) >= before + len(questions))
     phase.records = records_of(corral)[before:]
     return phase
-
-
-@contextmanager
-def killing(corral: Corral, phase: Phase, chance: random.Random | None) -> Iterator[None]:
-    """Kill a replica that is at work now and then, within the block."""
-    over = threading.Event()
-
-    def kill() -> None:
-        while chance is not None and not over.wait(chance.uniform(*KILL_EVERY_S)):
-            busy = [each["pid"] for each in replicas_of(corral) if each["state"] == "ready" and each["busy"]]
-            if busy:
-                with suppress(ProcessLookupError):
-                    os.kill(chance.choice(busy), signal.SIGKILL)
-                    phase.kills += 1
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def ask(corral: Corral, question: Question) -> Answer:

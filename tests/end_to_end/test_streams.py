@@ -43,6 +43,21 @@ def test_a_stream_that_waits_in_the_queue_shows_signs_of_life(narrow: Narrow) ->
     assert record_of(narrow.gateway, request_id)["outcome"] == "ok"
 
 
+def test_a_stream_that_asks_for_progress_is_told_its_place_in_the_queue(narrow: Narrow) -> None:
+    body = chat(max_tokens=30, stream=True, return_progress=True)
+    with narrow.occupied():
+        first = begin(narrow.gateway, CHAT, body)
+        narrow.until_waiting(1)
+        second = begin(narrow.gateway, CHAT, body)
+        starts = [first.receive(until=b"place=1"), second.receive(until=b"place=2 waiting=2\n\n")]
+    rests = [first.receive(), second.receive()]
+    for client, start, rest in zip((first, second), starts, rests, strict=True):
+        client.close()
+        reply = Reply([*start.parts, *rest.parts])
+        assert b": queued place=" in reply.body
+        assert reply.events[-1] == DONE
+
+
 def test_a_stream_whose_prompt_takes_long_shows_signs_of_life(narrow: Narrow) -> None:
     expected = text_of(ask(narrow))
     narrow.fake.set(prefill_s=0.7)

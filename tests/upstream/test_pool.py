@@ -1,9 +1,12 @@
 """The queue in front of the slots of a model."""
 
+import asyncio
+
 import pytest
 
 from corral.config import QueueSettings
 from corral.core.balance import Balance
+from corral.core.demand import Demand
 from corral.core.errors import (
     ConnectionLost,
     ContextLengthExceeded,
@@ -504,3 +507,53 @@ async def test_other_settings_count_from_now_on() -> None:
         with pytest.raises(QueueTimeout):
             await waiter
     assert pool.routing.balance is Balance.STICKY
+
+
+# Who comes back.
+
+
+@in_virtual_time
+async def test_who_has_lost_a_slot_comes_before_everybody_and_is_not_refused() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica, length=1)
+    lease = await pool.lease(demand_of())
+    eager = await leasing(pool, demand_of(principal=Principal("eager", priority=Priority.INTERACTIVE)))
+    call = demand_of().call
+    back = await leasing(pool, Demand(call, Principal("back"), 40, returns=True))
+    assert (pool.waiting, pool.waiting_of(Priority.DEFAULT)) == (2, 1)
+    assert pool.told_wait(call) == "queued place=1 waiting=2"
+    with lease:
+        pass
+    await settle()
+    assert (back.done(), eager.done(), pool.told_wait(call)) == (True, False, "")
+    with back.result():
+        pass
+    await settle()
+    with eager.result():
+        pass
+    assert (pool.waiting, replica.busy) == (0, 0)
+
+
+@in_virtual_time
+async def test_who_comes_back_and_leaves_is_gone() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica)
+    with await pool.lease(demand_of()):
+        back = await leasing(pool, Demand(demand_of().call, Principal("back"), 40, returns=True))
+        back.cancel()
+        await settle()
+        assert pool.waiting == 0
+
+
+@in_virtual_time
+async def test_what_a_model_that_loads_is_waited_for_is_told() -> None:
+    replica = replica_of(1)
+    pool = pool_of(replica)
+    replica.become(State.LOADING, "x")
+    call = demand_of().call
+    waiting = await leasing(pool, Demand(call, Principal("a"), 40))
+    assert pool.told_wait(call) == "loading place=1 waiting=1"
+    pool.ready_at = asyncio.get_running_loop().time() + 3.5
+    assert pool.told_wait(call) == "loading place=1 waiting=1 ready_s=4"
+    waiting.cancel()
+    await settle()
