@@ -54,8 +54,12 @@ def test_what_was_said_is_not_said_again_and_the_names_are_those_of_the_first() 
 
 def test_thoughts_that_were_told_are_not_told_again() -> None:
     made = joint("Ye", "hmm")
-    events = made.read(delta(reasoning_content="hmm", content="Yes") + delta(content="!"))
+    # The line end comes from the template.
+    events = made.read(delta(reasoning_content="hmm\n") + delta(content="Yes") + delta(content="!"))
     assert [chunk["choices"][0]["delta"] for chunk in chunks(events)] == [{"content": "s"}, {"content": "!"}]
+    events = joint("", "hm").read(delta(reasoning_content="hmm") + delta(reasoning_content="!") + delta(content="Yes"))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks(events)]
+    assert deltas == [{"reasoning_content": "m"}, {"reasoning_content": "!"}, {"content": "Yes"}]
 
 
 def test_the_usage_is_that_of_both() -> None:

@@ -201,10 +201,12 @@ def test_a_client_that_has_begun_the_answer_itself_gets_the_rest(front: Front) -
 @pytest.fixture(scope="module")
 def reluctant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, FakeLlama]]:
     directory = tmp_path_factory.mktemp("reluctant")
-    with FakeLlama() as fake:
-        with Gateway(directory, MODEL_UPSTREAMS=f"two={fake.url}", CORRAL_RETRIES_RESUMES="0") as gateway:
-            gateway.until_ready()
-            yield gateway, fake
+    with (
+        FakeLlama() as fake,
+        Gateway(directory, MODEL_UPSTREAMS=f"two={fake.url}", CORRAL_RETRIES_RESUMES="0") as gateway,
+    ):
+        gateway.until_ready()
+        yield gateway, fake
 
 
 def test_an_operator_can_have_it_told_at_once(reluctant: tuple[Gateway, FakeLlama]) -> None:

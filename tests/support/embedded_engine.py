@@ -1,5 +1,6 @@
 """A llama-server at an address of its own, run as Corral runs its children: to be put behind Corral, and compared."""
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,11 @@ class EmbeddedEngine:
         if self._process.stdin:
             self._process.stdin.close()
 
+    def kill(self) -> None:
+        """End it as a crash would; its connections are reset."""
+        self._process.kill()
+        self._process.wait()
+
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=PATIENCE_S)
 
@@ -60,6 +66,13 @@ class EmbeddedEngine:
         reply = httpx.post(self.url + path, json=body, timeout=PATIENCE_S)
         assert reply.status_code == 200, reply.text
         return reply.json()
+
+    def stream(self, path: str, body: object) -> list[Any]:
+        """The chunks of a stream."""
+        with httpx.stream("POST", self.url + path, json=body, timeout=PATIENCE_S) as reply:
+            events = [line.removeprefix("data: ") for line in reply.iter_lines() if line.startswith("data: ")]
+        assert events.pop() == "[DONE]"
+        return [json.loads(event) for event in events]
 
     def tokens(self, text: str) -> list[int]:
         found: list[int] = self.post("/tokenize", {"content": text})["tokens"]

@@ -30,6 +30,8 @@ class Joint:
         self._identity = said.identity
         self._tokens = tokens
         self._prompt = prompt
+        # Thoughts end where words begin; a template may add a line end to those that it repeats.
+        self._thinks = not told.content
         self._splitter = sse.Splitter()
         self._seams = {
             "content": Seam(told.content),
@@ -74,7 +76,7 @@ class Joint:
         if holder.pop("role", None) and holder.get("content") is None:
             holder.pop("content", None)
         for key, text in list(_texts(holder)):
-            new = self._seams[key].after(text)
+            new = self._seams[key].after(text) if self._thinks or key != "reasoning_content" else ""
             if new or key == "text":
                 holder[key] = new
             else:
