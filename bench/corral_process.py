@@ -7,6 +7,7 @@
 Everything ends with its ``with`` block, also on Ctrl-C.
 """
 
+import http.client
 import json
 import os
 import re
@@ -18,7 +19,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ from typing import Any, Self
 
 HERE = Path(__file__).parent
 KEY = "key-of-the-bench"
+OPERATOR = "operators-key-of-the-bench"
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 60.0
@@ -123,8 +126,8 @@ class Corral(Child):
         place = Path(self._directory.name)
         self.log = place / "corral.log"
         self.printed = place / "stderr.txt"
-        server = {"port": 0, **settings.get("server", {})}
-        (place / "corral.yaml").write_text(json.dumps({**settings, "server": server}))
+        self.settings_file = place / "corral.yaml"
+        self.configure(settings)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         with self.log.open("wb") as log, self.printed.open("wb") as printed:
             process = subprocess.Popen(
@@ -143,30 +146,60 @@ class Corral(Child):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Write its settings; those of one that runs count when it reloads them."""
+        server = {"port": 0, **settings.get("server", {})}
+        self.settings_file.write_text(json.dumps({**settings, "server": server}))
+
     def until_ready(self) -> None:
         """Wait until every replica of every model is ready; ends the program when that does not come."""
         self.until_listening()
-        self._until(self._all_ready, "ready")
+        self.until(self._all_ready, "ready")
 
     def until_listening(self) -> None:
         """Wait until it tells its port; for models that are loaded on demand nothing else is to be waited for."""
-        self._until(self._find_port, "listening")
+        self.until(self._find_port, "listening")
+
+    def until(self, claim: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+        """Look again and again until a claim is true; ends the program when it never is."""
+        deadline = time.monotonic() + limit_s
+        while not claim():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"Corral is not {what}:\n{self.printed.read_text()}{self.log.read_text()[-4000:]}")
+            time.sleep(LOOK_S)
 
     def scrape(self) -> Scrape:
         """What ``/metrics`` says now."""
         return Scrape.parse(self._get("/metrics").decode())
 
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The lines of its log so far."""
+        for line in self.log.read_text().splitlines():
+            # What a library prints on standard output is none.
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What it has written down of each exchange that has ended."""
+        return [line for line in self.events() if line["event"] == "exchange"]
+
+    def operate(self, method: str, path: str, *, limit_s: float = START_LIMIT_S) -> tuple[int, dict[str, Any]]:
+        """Ask as the operator, whose key is to be in its environment; status and JSON of the answer.
+
+        Raises OSError when none comes.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit_s)
+        try:
+            connection.request(method, path, headers={"Authorization": f"Bearer {OPERATOR}"})
+            reply = connection.getresponse()
+            return reply.status, json.loads(reply.read())
+        finally:
+            connection.close()
+
     def stop(self) -> int:
         code = super().stop()
         self._directory.cleanup()
         return code
-
-    def _until(self, claim: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
-        while not claim():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"Corral is not {what}:\n{self.printed.read_text()}{self.log.read_text()[-4000:]}")
-            time.sleep(LOOK_S)
 
     def _find_port(self) -> bool:
         found = re.search(r"serves http://\S+?:(\d+)/v1", self.printed.read_text())
@@ -199,6 +232,17 @@ def raise_descriptor_limit() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that this one has started, from whichever thread (Linux)."""
+    found: set[int] = set()
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            # A thread may have ended since it was listed.
+            with suppress(OSError):
+                found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 def resident_bytes(pid: int) -> int:

@@ -29,12 +29,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from corral.pull.wheels import SMOLLM2
-from corral_process import KEY, Corral, resident_bytes
+from corral_process import KEY, OPERATOR, Corral, children_of, resident_bytes
 
 DEMO_MODEL = Path("models") / SMOLLM2.file_name
 NAMES = ("red", "green", "blue")
 CLIENTS = 8
-OPERATOR = "operators-key-of-the-bench"
 # Two and a half models fit: two, and never three.
 ROOM = 2.5
 SAMPLE_S = 0.02
@@ -84,7 +83,7 @@ def main(
         with sampling(corral, memory), suppress(KeyboardInterrupt):
             ask_for(corral, seconds, seed, asked)
         loads = loads_of(corral)
-        records = records_of(corral)
+        records = corral.records()
     left = [pid for pid in memory.pids if Path(f"/proc/{pid}").exists()]
     console.print(table(asked, loads, memory, budget))
     raise SystemExit(verdict(asked, records, loads, memory, budget, left))
@@ -203,29 +202,9 @@ def sampling(corral: Corral, memory: Memory) -> Iterator[None]:
         thread.join()
 
 
-def children_of(pid: int) -> set[int]:
-    """The processes that this one has started, from whichever thread (Linux)."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            found |= {int(child) for child in (task / "children").read_text().split()}
-    return found
-
-
 def loads_of(corral: Corral) -> Counter[str]:
     """How often each model was loaded."""
-    return Counter(line["model"] for line in events(corral) if line["event"] == "model loaded")
-
-
-def records_of(corral: Corral) -> list[dict[str, Any]]:
-    """What Corral has written down of each exchange."""
-    return [line for line in events(corral) if line["event"] == "exchange"]
-
-
-def events(corral: Corral) -> Iterator[dict[str, Any]]:
-    for line in corral.log.read_text().splitlines():
-        if line.startswith("{"):
-            yield json.loads(line)
+    return Counter(line["model"] for line in corral.events() if line["event"] == "model loaded")
 
 
 def table(asked: list[Asked], loads: Counter[str], memory: Memory, budget: int) -> Table:
