@@ -81,56 +81,15 @@ class Seen:
     framed: bool = False
     # When the client left, in seconds since 1970.
     left_at: float | None = None
-    # What has broken the connection.
+    # What is wrong with an answer that is broken.
     fault: str = ""
     # Set when the first byte of an answer is there, or when there will be none.
     begun: threading.Event = field(default_factory=threading.Event)
-    # It is over.
+    # It is over, so that the following is known.
     ended: bool = False
-
-    @property
-    def ending(self) -> Ending:
-        return self.judge()[0]
-
-    @property
-    def error_code(self) -> str | None:
-        """Of the error that the client was told."""
-        code: str | None = self.judge()[2]
-        return code
-
-    def judge(self) -> tuple[Ending, str, str | None]:
-        """How it ended, why that is wrong if it is broken, and the code of the error if it is one."""
-        if self.left_at is not None:
-            return Ending.LEFT, "", None
-        if not self.framed:
-            return Ending.BROKEN, f"the answer breaks off: {self.fault}", None
-        try:
-            if self.status != 200:
-                return Ending.TOLD, "", json.loads(self.content)["error"]["code"]
-            return self._judge_stream() if self.request.kind.streamed else self._judge_whole()
-        except (ValueError, LookupError, TypeError) as error:
-            return Ending.BROKEN, f"it has another shape ({error!r}): {bytes(self.content[-200:])!r}", None
-
-    def _judge_stream(self) -> tuple[Ending, str, str | None]:
-        events = [event for event in bytes(self.content).split(b"\n\n") if event.startswith(b"data: ")]
-        chunks = [json.loads(event.removeprefix(b"data: ")) for event in events if event != b"data: [DONE]"]
-        told = [chunk["error"]["code"] for chunk in chunks if "error" in chunk]
-        choices = [choice for chunk in chunks for choice in chunk.get("choices", ())]
-        finishes = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
-        done = events.count(b"data: [DONE]")
-        if told == [chunk["error"]["code"] for chunk in chunks[-1:] if "error" in chunk] and told and not done:
-            return Ending.TOLD, "", told[0]
-        if done == 1 and events[-1] == b"data: [DONE]" and len(finishes) == 1 and not told:
-            return Ending.WHOLE, "", None
-        return Ending.BROKEN, f"{done} [DONE], {len(finishes)} finish_reason, {len(told)} errors in a stream", None
-
-    def _judge_whole(self) -> tuple[Ending, str, str | None]:
-        reply = json.loads(self.content)
-        if self.request.kind is Kind.EMBEDDINGS:
-            whole = len(reply["data"]) == len(self.request.body["input"])
-        else:
-            whole = bool(reply["choices"][0]["finish_reason"])
-        return (Ending.WHOLE, "", None) if whole else (Ending.BROKEN, "a reply that is not complete", None)
+    ending: Ending = Ending.BROKEN
+    # Of the error that the client was told.
+    error_code: str | None = None
 
 
 def ask(port: int, key: str, request: Request, seen: Seen | None = None) -> Seen:
@@ -155,6 +114,9 @@ def ask(port: int, key: str, request: Request, seen: Seen | None = None) -> Seen
                 connection.close()
     except (OSError, http.client.HTTPException) as error:
         seen.fault = repr(error)
+    _judge(seen)
+    # Nobody needs it any more, and there may be many.
+    seen.content.clear()
     seen.ended = True
     seen.begun.set()
     return seen
@@ -197,6 +159,52 @@ def _wait_until(wire: socket.socket, until: float | None) -> None:
         wire.settimeout(left_s)
 
 
+def _judge(seen: Seen) -> None:
+    """Find out how it ended."""
+    if seen.left_at is not None:
+        seen.ending = Ending.LEFT
+        return
+    if not seen.framed:
+        seen.fault = f"the answer breaks off: {seen.fault}"
+        return
+    try:
+        if seen.status != 200:
+            seen.ending, seen.error_code = Ending.TOLD, json.loads(seen.content)["error"]["code"]
+        elif seen.request.kind.streamed:
+            _judge_stream(seen)
+        else:
+            _judge_whole(seen)
+    except (ValueError, LookupError, TypeError) as error:
+        seen.fault = f"it has another shape ({error!r}): {bytes(seen.content[-200:])!r}"
+
+
+def _judge_stream(seen: Seen) -> None:
+    *events, last = [event for event in bytes(seen.content).split(b"\n\n") if event.startswith(b"data: ")]
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
+    finishes = [each for chunk in chunks for each in chunk.get("choices", ()) if each.get("finish_reason")]
+    if any("error" in chunk for chunk in chunks):
+        seen.fault = "an error event that is not the last"
+    elif last != b"data: [DONE]":
+        seen.error_code = json.loads(last.removeprefix(b"data: "))["error"]["code"]
+        seen.ending = Ending.TOLD
+    elif len(finishes) == 1:
+        seen.ending = Ending.WHOLE
+    else:
+        seen.fault = f"{len(finishes)} finish_reasons"
+
+
+def _judge_whole(seen: Seen) -> None:
+    reply = json.loads(seen.content)
+    if seen.request.kind is Kind.EMBEDDINGS:
+        whole = len(reply["data"]) == len(seen.request.body["input"])
+    else:
+        whole = bool(reply["choices"][0]["finish_reason"])
+    if whole:
+        seen.ending = Ending.WHOLE
+    else:
+        seen.fault = "a reply that is not complete"
+
+
 def contradictions(seen: Iterable[Seen], records: Iterable[dict[str, Any]]) -> list[str]:
     """Where the log does not tell what the clients saw, or a client saw what must not be; one line for each."""
     by_id: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -211,19 +219,21 @@ def contradictions(seen: Iterable[Seen], records: Iterable[dict[str, Any]]) -> l
 
 
 def _contradiction(seen: Seen, records: list[dict[str, Any]]) -> str:
-    ending, why, code = seen.judge()
+    ending = seen.ending
     if len(records) != 1:
         return f"{len(records)} records of an exchange that ended as '{ending.value}'"
     (record,) = records
     if ending is Ending.BROKEN:
-        return why
+        return seen.fault
     if ending is Ending.LEFT:
         return _departed(seen, record)
     logged = (record["status"], record["outcome"], record["error_code"])
     if ending is Ending.WHOLE:
         return "" if logged == (200, "ok", None) else f"a complete answer is logged as {logged}"
-    honest = logged[0] == seen.status and logged[2] == code and logged[1] not in ("ok", "client_gone", "aborted")
-    return "" if honest else f"an error of {seen.status} {code} is logged as {logged}"
+    honest = (
+        logged[0] == seen.status and logged[2] == seen.error_code and logged[1] not in ("ok", "client_gone", "aborted")
+    )
+    return "" if honest else f"an error of {seen.status} {seen.error_code} is logged as {logged}"
 
 
 def _departed(seen: Seen, record: dict[str, Any]) -> str:
