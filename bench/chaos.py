@@ -19,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -56,6 +55,7 @@ LONG_TOKENS, LONG_TOKEN = 60, "w" * 16_384
 FAKE_FLAGS = ("--slots", "4", "--n-ctx", "1000000", "--token-s", "0.02", "--prefill-s", "0.02", "--embeddings")
 GAUGES = ("corral_exchanges_in_flight", "corral_queue_waiters", "corral_slots_busy", "corral_slots_lingering")
 LIMITS = {"connect": "2s", "first_byte": "6s", "between_tokens": "4s", "total": "40s"}
+LLAMA = {"ctx": 2048, "parallel": 2, "threads": 1, "log_dir": None}
 
 console = Console()
 
@@ -98,23 +98,20 @@ def main(
     if not model.is_file():
         raise SystemExit(f"there is no {model}; get it with 'corral pull smollm2', or name a --model")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    seconds = min(seconds, QUICK_SECONDS) if quick else seconds
     with ExitStack() as stack:
         fakes = [stack.enter_context(Fake(*FAKE_FLAGS)) for _ in range(FAKES)]
         settings = settings_of(model, fakes)
         corral = stack.enter_context(Corral(settings, OPERATOR_API_KEY=OPERATOR))
         offspring = stack.enter_context(Offspring(corral.pid))
         corral.until_ready()
-        load = Load(corral)
-        troubles = Troubles(corral, fakes, deepcopy(settings), Random(seed))
-        make_trouble(load, troubles, seconds, seed)
+        load, troubles = Load(corral), Troubles(corral, fakes, settings, Random(seed))
+        make_trouble(load, troubles, min(seconds, QUICK_SECONDS) if quick else seconds, seed)
         wrong, outcomes = judge(load, troubles, offspring)
-        console.print(table(load.seen))
-        told = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
-        console.print(f"in the log: {told}", highlight=False, soft_wrap=True)
-        console.print(f"troubles: {told_of(troubles.counts)}", highlight=False, soft_wrap=True)
-        code = verdict(load, troubles, wrong, offspring)
-    raise SystemExit(code)
+    console.print(table(load.seen))
+    for name, counts in (("in the log", outcomes), ("troubles", troubles.counts)):
+        told = ", ".join(f"{each} {count}" for each, count in counts.most_common())
+        console.print(f"{name}: {told}", highlight=False, soft_wrap=True)
+    raise SystemExit(verdict(load, troubles, wrong, offspring))
 
 
 def settings_of(model: Path, fakes: list[Fake]) -> dict[str, Any]:
@@ -126,10 +123,7 @@ def settings_of(model: Path, fakes: list[Fake]) -> dict[str, Any]:
         "queue": {"length": 40, "per_client": 40, "patience": "10s", "unready_patience": "6s"},
         "timeouts": dict.fromkeys(("chat", "completions", "embeddings"), LIMITS),
         "retries": {"attempts": 4, "backoff": "50ms", "backoff_max": "500ms", "deadline": "5s"},
-        "llama": {
-            **{"ctx": 2048, "parallel": 2, "threads": 1, "log_dir": None},
-            **{"stop_grace": "2s", "start_stall": "10s", "start_timeout": "60s"},
-        },
+        "llama": LLAMA | {"stop_grace": "2s", "start_stall": "10s", "start_timeout": "60s"},
         "models": [
             {"name": REAL, "file": str(model.resolve()), "replicas": 2},
             {"name": FAKE, "upstreams": [fake.url for fake in fakes]},
@@ -242,10 +236,6 @@ def well_again(load: Load, troubles: Troubles) -> list[str]:
 def is_error(line: dict[str, Any]) -> bool:
     """A promise was broken; broken settings are the script's own."""
     return line["level"] in ("error", "critical") and line["event"] != "settings not reloaded"
-
-
-def told_of(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
 def table(seen: list[Seen]) -> Table:
