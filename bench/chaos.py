@@ -48,11 +48,18 @@ SETTLE_LIMIT_S = 180.0
 MODELS = {REAL: 35, FAKE: 50, GUEST: 10, "nobody": 5}
 KINDS = {Kind.CHAT_STREAM: 35, Kind.CHAT: 20, Kind.COMPLETION_STREAM: 15, Kind.COMPLETION: 10, Kind.EMBEDDINGS: 15}
 TOKENS = (4, 40)
+# So few different prompts that each is asked often: fakes say the same each time.
+HERDS = 20
 LEAVES, LEAVES_AFTER_S = 0.2, 3.0
+# One that was told of an error comes back after so long.
+BACK_AFTER_S = 0.5
 # Slow ones of the fakes ask for a megabyte, which fills every buffer on the way.
 SLOW, PAUSE_OF_SLOW_S = 0.1, 0.1
-LONG_TOKENS, LONG_TOKEN = 60, "w" * 16_384
+LONG_TOKENS = 60
+LONG_SCRIPT, SCRIPT = {"tokens": ["w" * 16_384] * LONG_TOKENS}, {"count": 1000}
 FAKE_FLAGS = ("--slots", "4", "--n-ctx", "1000000", "--token-s", "0.02", "--prefill-s", "0.02", "--embeddings")
+# Only a fault makes a fake say so much of its own.
+FAULTY_TEXT = 100_000
 GAUGES = ("corral_exchanges_in_flight", "corral_queue_waiters", "corral_slots_busy", "corral_slots_lingering")
 LIMITS = {"connect": "2s", "first_byte": "6s", "between_tokens": "4s", "total": "40s"}
 LLAMA = {"ctx": 2048, "parallel": 2, "threads": 1, "log_dir": None}
@@ -78,7 +85,9 @@ class Load:
 
     def _ask_on(self, chance: Random) -> None:
         while not self.over.is_set():
-            self.ask(request_of(f"chaos-{next(self.numbers)}", chance))
+            seen = self.ask(request_of(f"chaos-{next(self.numbers)}", chance))
+            if seen.ending is Ending.TOLD:
+                self.over.wait(BACK_AFTER_S)
 
     def ask(self, request: Request) -> Seen:
         seen = ask(self.corral.port, KEY, request)
@@ -140,20 +149,22 @@ def request_of(request_id: str, chance: Random) -> Request:
     return Request(
         request_id,
         kind,
-        {"model": model, **body_of(kind, chance, long=slow and model in (FAKE, GUEST))},
+        body_of(kind, model, chance, slow=slow),
         leave_after_s=chance.uniform(0, LEAVES_AFTER_S) if chance.random() < LEAVES else None,
         pause_s=PAUSE_OF_SLOW_S if slow else 0.0,
     )
 
 
-def body_of(kind: Kind, chance: Random, *, long: bool) -> dict[str, Any]:
-    text = f"Tell me a story about {chance.randint(1, 1000)} horses."
+def body_of(kind: Kind, model: str, chance: Random, *, slow: bool = False) -> dict[str, Any]:
+    text = f"Tell me a story about {chance.randint(1, HERDS)} horses."
     if kind is Kind.EMBEDDINGS:
-        return {"input": [text] * chance.randint(1, 4)}
+        return {"model": model, "input": [text] * chance.randint(1, 4)}
     tokens = chance.randint(*TOKENS)
-    if long:
-        tokens, text = LONG_TOKENS, f"script:{json.dumps({'tokens': [LONG_TOKEN] * LONG_TOKENS})}"
-    asked = {"max_tokens": tokens, "ignore_eos": True, "stream": kind.streamed}
+    if model in (FAKE, GUEST):
+        # By a script a fake knows where a prompt ends, and what is its own text so far.
+        tokens, script = (LONG_TOKENS, LONG_SCRIPT) if slow else (tokens, SCRIPT)
+        text = f"{text} script:{json.dumps(script)}"
+    asked = {"model": model, "max_tokens": tokens, "ignore_eos": True, "stream": kind.streamed}
     if kind in (Kind.CHAT, Kind.CHAT_STREAM):
         return asked | {"messages": [{"role": "user", "content": text}]}
     return asked | {"prompt": text}
@@ -192,6 +203,7 @@ def judge(load: Load, troubles: Troubles, offspring: Offspring) -> tuple[list[st
         corral.until(lambda: len(corral.records()) >= len(load.seen), "telling of all exchanges")
     records = corral.records()
     found += contradictions(load.seen, records)
+    found += differing_texts(load.seen)
     counted = corral.scrape().total("corral_requests_total")
     if counted != len(records):
         found.append(f"{counted:.0f} exchanges in the metrics, {len(records)} in the log")
@@ -201,7 +213,22 @@ def judge(load: Load, troubles: Troubles, offspring: Offspring) -> tuple[list[st
         os.kill(pid, signal.SIGSTOP)
     if code := corral.stop():
         found.append(f"Corral has ended with status {code}")
-    return found, Counter(record["outcome"] for record in records)
+    outcomes = Counter(record["outcome"] for record in records)
+    outcomes["(went on elsewhere)"] = sum(record["resumed"] > 0 for record in records)
+    return found, outcomes
+
+
+def differing_texts(seen: list[Seen]) -> list[str]:
+    """Where fakes have not said the same to the same prompt, alone or in turn, as far as the shorter text goes."""
+    longest: dict[str, str] = {}
+    found = []
+    for each in sorted(seen, key=lambda each: -len(each.text)):
+        body = each.request.body
+        if each.ending is Ending.WHOLE and body["model"] in (FAKE, GUEST) and len(each.text) < FAULTY_TEXT:
+            prompt = json.dumps(body.get("messages") or body.get("prompt") or "")
+            if not longest.setdefault(prompt, each.text).startswith(each.text):
+                found.append(f"{each.request.id}: {each.text!r} is not how {longest[prompt]!r} begins")
+    return found
 
 
 def restlessness(corral: Corral) -> list[str]:
@@ -223,13 +250,9 @@ def well_again(load: Load, troubles: Troubles) -> list[str]:
     with suppress(SystemExit):
         load.corral.until(ready, "well again", SETTLE_LIMIT_S)
     chance = Random(0)
-    asked = [
-        Request(
-            f"chaos-last-{name}", Kind.CHAT_STREAM, {"model": name, **body_of(Kind.CHAT_STREAM, chance, long=False)}
-        )
-        for name in (REAL, FAKE)
-    ]
-    seen = [load.ask(request) for request in asked]
+    names = (REAL, FAKE)
+    kind = Kind.CHAT_STREAM
+    seen = [load.ask(Request(f"chaos-last-{name}", kind, body_of(kind, name, chance))) for name in names]
     return [f"in the end {each.request.id}: {each.ending.value}" for each in seen if each.ending is not Ending.WHOLE]
 
 

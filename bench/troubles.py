@@ -168,7 +168,7 @@ class Troubles:
             models.append({"name": GUEST, "upstreams": [self._fakes[0].url]})
 
     def _limits(self) -> None:
-        limits = {"requests": 0}, {"requests": 20, "window": "2s"}
+        limits = {"requests": 0}, {"requests": 40, "window": "2s"}
         self._settings["limits"] = self._chance.choice(limits)
 
     def _balance(self) -> None:

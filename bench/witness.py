@@ -88,6 +88,8 @@ class Seen:
     # It is over, so that the following is known.
     ended: bool = False
     ending: Ending = Ending.BROKEN
+    # Of a complete answer, if it is one.
+    text: str = ""
     # Of the error that the client was told.
     error_code: str | None = None
 
@@ -181,7 +183,8 @@ def _judge(seen: Seen) -> None:
 def _judge_stream(seen: Seen) -> None:
     *events, last = [event for event in bytes(seen.content).split(b"\n\n") if event.startswith(b"data: ")]
     chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
-    finishes = [each for chunk in chunks for each in chunk.get("choices", ()) if each.get("finish_reason")]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices", ())]
+    finishes = [choice for choice in choices if choice.get("finish_reason")]
     if any("error" in chunk for chunk in chunks):
         seen.fault = "an error event that is not the last"
     elif last != b"data: [DONE]":
@@ -189,6 +192,7 @@ def _judge_stream(seen: Seen) -> None:
         seen.ending = Ending.TOLD
     elif len(finishes) == 1:
         seen.ending = Ending.WHOLE
+        seen.text = "".join(text_of(choice) for choice in choices)
     else:
         seen.fault = f"{len(finishes)} finish_reasons"
 
@@ -198,11 +202,17 @@ def _judge_whole(seen: Seen) -> None:
     if seen.request.kind is Kind.EMBEDDINGS:
         whole = len(reply["data"]) == len(seen.request.body["input"])
     else:
-        whole = bool(reply["choices"][0]["finish_reason"])
+        (choice,) = reply["choices"]
+        whole, seen.text = bool(choice["finish_reason"]), text_of(choice)
     if whole:
         seen.ending = Ending.WHOLE
     else:
         seen.fault = "a reply that is not complete"
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    """What a choice, or a piece of it, says."""
+    return choice.get("text") or (choice.get("delta") or choice.get("message") or {}).get("content") or ""
 
 
 def contradictions(seen: Iterable[Seen], records: Iterable[dict[str, Any]]) -> list[str]:
