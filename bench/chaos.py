@@ -6,9 +6,9 @@ Corral runs two replicas of a real llama.cpp, and has three fake ones that run e
 ask for chats, completions and embeddings, streamed and not; some read slowly, some leave. Meanwhile llama-servers are
 killed, stopped and let go on, fakes stall and misbehave, and settings are reloaded, good ones and broken ones, all by
 chance. The last line says whether Corral's promises hold: every exchange has one record in the log, with an outcome
-that is true as far as its client can judge; no stream ends without [DONE] or an error; in the end nothing waits and
-nothing is busy, everything serves again, and no process is left behind, not even a stopped one. Ctrl-C ends the
-trouble sooner.
+that is true as far as its client can judge; no stream ends without [DONE] or an error; what fakes say to a prompt is
+always the same, also where one has gone on for another; in the end nothing waits and nothing is busy, everything
+serves again, and no process is left behind, not even a stopped one. Ctrl-C ends the trouble sooner.
 """
 
 import itertools
@@ -45,6 +45,7 @@ PAUSE_S = (0.2, 1.5)
 MEND_S = 0.1
 # Longer than a lease lingers whose llama-server does not say that it is free.
 SETTLE_LIMIT_S = 180.0
+# How often each is asked for, of a hundred times; the last one does not exist.
 MODELS = {REAL: 35, FAKE: 50, GUEST: 10, "nobody": 5}
 KINDS = {Kind.CHAT_STREAM: 35, Kind.CHAT: 20, Kind.COMPLETION_STREAM: 15, Kind.COMPLETION: 10, Kind.EMBEDDINGS: 15}
 TOKENS = (4, 40)

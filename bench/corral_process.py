@@ -149,7 +149,10 @@ class Corral(Child):
     def configure(self, settings: Mapping[str, Any]) -> None:
         """Write its settings; those of one that runs count when it reloads them."""
         server = {"port": 0, **settings.get("server", {})}
-        self.settings_file.write_text(json.dumps({**settings, "server": server}))
+        draft = self.settings_file.with_suffix(".new")
+        draft.write_text(json.dumps({**settings, "server": server}))
+        # In one step: a reload that was asked for before may read it now.
+        draft.replace(self.settings_file)
 
     def until_ready(self) -> None:
         """Wait until every replica of every model is ready; ends the program when that does not come."""
