@@ -26,6 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from compare.bars import Bar, Panel, drawn
+from compare.figures import Spread
+from compare.section import publish
 from corral.pull.wheels import SMOLLM2
 from corral.upstream.spec import EngineSpec
 from corral_process import Corral
@@ -98,6 +101,7 @@ def main(
     flood: Annotated[int, typer.Option(min=4, help="Requests of the flood that wait at the same time.")] = 100,
     guests: Annotated[int, typer.Option(min=1, help="Requests of the guest, in each case.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="Threads of llama-server.")] = os.cpu_count() or 1,
+    docs: Annotated[bool, typer.Option("--docs", help="Write the section of docs/benchmarks.md.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A flood of 12, and 4 guests.")] = False,
 ) -> None:
     """Flood a real llama.cpp through Corral, and ask beside the flood."""
@@ -121,8 +125,13 @@ def main(
         progress.update(task, description="two floods")
         compete(share, corral, flood)
         progress.advance(task)
-    console.print(table([case for case in cases if case.answers], share, flood, threads))
-    sys.exit(verdict(cases, share))
+    measured = [case for case in cases if case.answers]
+    shown, (holds, said) = table(measured, share, flood, threads), verdict(cases, share)
+    console.print(shown)
+    print(said)
+    if docs and measured:
+        publish("fairness", "A guest beside a flood", shown, said, drawn(panels(measured)))
+    sys.exit(0 if holds else 1)
 
 
 @contextmanager
@@ -233,21 +242,25 @@ def table(cases: list[Case], share: Share, flood: int, threads: int) -> Table:
     return shown
 
 
-def verdict(cases: list[Case], share: Share) -> int:
-    """Print the last line; the exit code."""
+def panels(cases: list[Case]) -> list[Panel]:
+    """How long the guest waits, from the least to the most."""
+    bars = [Bar(case.name, Spread(median(case.ttfts), min(case.ttfts), max(case.ttfts))) for case in cases]
+    return [Panel("first token of the guest", "s, median, least and most, less is better", bars, 2)]
+
+
+def verdict(cases: list[Case], share: Share) -> tuple[bool, str]:
+    """Whether it holds, and the last line."""
     alone, flooded, first_come = cases
     if not (alone.answers and flooded.answers and share.served):
-        print("falls short: not everything was measured")
-        return 1
+        return False, "falls short: not everything was measured"
     allowed_s = TIMES_ALONE * percentile(alone.ttfts, 0.99) + flooded.residual_s
     p99_s = percentile(flooded.ttfts, 0.99)
     holds = p99_s <= allowed_s and share.jain >= JAIN
-    print(
+    return holds, (
         f"{'holds' if holds else 'falls short'}: first token p99 in a flood {p99_s:.2f} s (limit {allowed_s:.2f}: "
         f"twice {percentile(alone.ttfts, 0.99):.2f} alone + {flooded.residual_s:.2f} of a running request), first come "
         f"{percentile(first_come.ttfts, 0.99):.2f} s; Jain's index of two floods {share.jain:.3f} (limit {JAIN})"
     )
-    return 0 if holds else 1
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from compare.section import publish
 from corral.pull.wheels import SMOLLM2
 from corral.upstream.spec import EngineSpec
-from corral_process import KEY, Corral
+from corral_process import KEY, OPERATOR, Corral
 from real_engine import RealEngine, wait_until
 
 DEMO_MODEL = Path("models") / SMOLLM2.file_name
-OPERATOR = "operators-key-of-the-bench"
 REPLICAS = 2
 REQUEST_LIMIT_S = 600.0
 TOKENS = 96
@@ -146,6 +146,7 @@ def main(
     ),
     batch: Annotated[int, typer.Option(help="Tokens of a prompt that are read in one step.")] = BATCH,
     seed: Annotated[int, typer.Option(help="Of when is killed, and whom.")] = 1,
+    docs: Annotated[bool, typer.Option("--docs", help="Write the section of docs/benchmarks.md.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_ANSWERS} answers of each kind.")] = False,
 ) -> None:
     """Kill replicas in the middle of their answers."""
@@ -168,8 +169,12 @@ def main(
         with serving(spec) as served:
             phases.append(run(served, "4 slots, no kills", questions, clients=8))
             phases.append(run(served, "4 slots, kills", questions, clients=8, killer=killer))
-    console.print(table(phases))
-    raise SystemExit(verdict(phases))
+    shown, (holds, said) = table(phases), verdict(phases)
+    console.print(shown)
+    print(said)
+    if docs and phases:
+        publish("resume", "Replicas that are killed", shown, said)
+    raise SystemExit(0 if holds else 1)
 
 
 def topic_of(number: int) -> str:
@@ -205,7 +210,7 @@ def run(
 ) -> Phase:
     """Ask them all, and let the killer have its way meanwhile."""
     corral, engines = served
-    phase, before = Phase(name), len(records_of(corral))
+    phase, before = Phase(name), len(corral.records())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(clients) as threads:
         bar = progress.add_task(name, total=len(questions))
@@ -216,15 +221,15 @@ def run(
             progress.advance(bar, len(done))
             if killer is not None and asked:
                 phase.kills += killer.strikes(corral, engines)
-    wait_until(lambda: len(records_of(corral)) >= before + len(questions))
-    phase.records = records_of(corral)[before:]
+    wait_until(lambda: len(corral.records()) >= before + len(questions))
+    phase.records = corral.records()[before:]
     return phase
 
 
 def ask(corral: Corral, question: Question) -> Answer:
     answer = Answer(question)
     try:
-        status, content = send(corral, "POST", "/v1/chat/completions", KEY, question.body())
+        status, content = post(corral, question.body())
     except (OSError, http.client.HTTPException):
         return answer
     if status != 200:
@@ -235,6 +240,15 @@ def ask(corral: Corral, question: Question) -> Answer:
         (choice,) = json.loads(content)["choices"]
         answer.text, answer.complete = choice["message"]["content"], choice["finish_reason"] in ("stop", "length")
     return answer
+
+
+def post(corral: Corral, body: dict[str, Any]) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", corral.port, timeout=REQUEST_LIMIT_S)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    with closing(connection):
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
 
 
 def read_stream(content: bytes, answer: Answer) -> None:
@@ -251,28 +265,11 @@ def read_stream(content: bytes, answer: Answer) -> None:
 
 
 def replicas_of(corral: Corral) -> list[dict[str, Any]]:
-    status, content = send(corral, "GET", "/admin/models", OPERATOR)
+    status, told = corral.operate("GET", "/admin/models")
     if status != 200:
         raise SystemExit(f"/admin/models answers {status}")
-    replicas: list[dict[str, Any]] = json.loads(content)["models"][0]["replicas"]
+    replicas: list[dict[str, Any]] = told["models"][0]["replicas"]
     return replicas
-
-
-def records_of(corral: Corral) -> list[dict[str, Any]]:
-    """What Corral has written down of each exchange."""
-    lines = (json.loads(line) for line in corral.log.read_text().splitlines() if line.startswith("{"))
-    return [line for line in lines if line["event"] == "exchange"]
-
-
-def send(corral: Corral, method: str, path: str, key: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", corral.port, timeout=REQUEST_LIMIT_S)
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    try:
-        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
 
 
 def texts_of(phases: list[Phase]) -> dict[Question, str]:
@@ -295,11 +292,10 @@ def table(phases: list[Phase]) -> Table:
     return shown
 
 
-def verdict(phases: list[Phase]) -> int:
-    """Print the last line; the exit code."""
+def verdict(phases: list[Phase]) -> tuple[bool, str]:
+    """Whether it holds, and the last line."""
     if len(phases) < 5:
-        print("falls short: not every load was measured")
-        return 1
+        return False, "falls short: not every load was measured"
     alone, single, unsound, calm, crowd = phases
     texts = texts_of(phases)
     same, before, after = single.same_as(texts), calm.same_as(texts), crowd.same_as(texts)
@@ -315,13 +311,12 @@ def verdict(phases: list[Phase]) -> int:
         and unsound.failed > 0
         and all(phase.honest for phase in phases)
     )
-    print(
+    return holds, (
         f"{'holds' if holds else 'falls short'}: {kills} kills, {single.resumed + crowd.resumed} answers resumed, "
         f"{single.failed + crowd.failed} failed; with one slot {same} of {len(single.answers)} texts identical, "
         f"with four {after} (without kills {before}); of {len(unsound.answers)} with a grammar "
         f"{unsound.failed} were cut, {sum(answer.told for answer in unsound.answers)} told so"
     )
-    return 0 if holds else 1
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from compare.bars import Bar, Panel, drawn
+from compare.figures import Spread
+from compare.section import publish
 from corral.pull.wheels import SMOLLM2
 from corral.upstream.spec import EngineSpec
 from corral_process import KEY, Corral
@@ -113,6 +116,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each llama-server.")] = max(
         1, (os.cpu_count() or 1) // REPLICAS
     ),
+    docs: Annotated[bool, typer.Option("--docs", help="Write the section of docs/benchmarks.md.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="7 conversations of 3 turns, without least_busy.")] = False,
 ) -> None:
     """Hold the same conversations with each balance."""
@@ -132,8 +136,12 @@ def main(
                 hold(case, load, corral, lambda: progress.advance(task))
                 measure(case, engines[0])
     measured = [case for case in cases if case.ideal]
-    console.print(table(measured, load, threads))
-    sys.exit(verdict({case.balance: case for case in measured}))
+    shown, (holds, said) = table(measured, load, threads), verdict({case.balance: case for case in measured})
+    console.print(shown)
+    print(said)
+    if docs and measured:
+        publish("routing", "Where a conversation is cached", shown, said, drawn(panels(measured)))
+    sys.exit(0 if holds else 1)
 
 
 @contextmanager
@@ -236,22 +244,39 @@ def table(cases: list[Case], load: Load, threads: int) -> Table:
     return shown
 
 
-def verdict(cases: dict[str, Case]) -> int:
-    """Print the last line; the exit code."""
+def panels(cases: list[Case]) -> list[Panel]:
+    """The ladder of cached tokens, and what it brings."""
+    ladder = [("ideal", cases[0].ideal), ("perfect routing", cases[0].perfect)]
+    ladder += [(case.balance, case.cached) for case in cases]
+    shares = [Bar(name, Spread(100 * share, 100 * share, 100 * share), ours=name == PREFIX) for name, share in ladder]
+    return [
+        Panel("cached tokens", "% of all prompt tokens, more is better", shares),
+        *(
+            Panel(f"first token p{round(100 * share)}", "s, less is better", _bars(cases, share), 2)
+            for share in (0.5, 0.99)
+        ),
+    ]
+
+
+def _bars(cases: list[Case], share: float) -> list[Bar]:
+    found = [(case.balance, percentile(case.ttfts, share)) for case in cases]
+    return [Bar(name, Spread(value, value, value), ours=name == PREFIX) for name, value in found]
+
+
+def verdict(cases: dict[str, Case]) -> tuple[bool, str]:
+    """Whether it holds, and the last line."""
     if not {PREFIX, ROUND_ROBIN} <= cases.keys():
-        print("falls short: not everything was measured")
-        return 1
+        return False, "falls short: not everything was measured"
     ours, other = cases[PREFIX], cases[ROUND_ROBIN]
     share = ours.cached / ours.ideal
     p50_s, other_s = median(ours.ttfts), median(other.ttfts)
     holds = share >= OF_THE_IDEAL and p50_s <= OF_ROUND_ROBIN * other_s
-    print(
+    return holds, (
         f"{'holds' if holds else 'falls short'}: prefix has {share:.0%} of the ideal share of cached tokens (limit "
         f"{OF_THE_IDEAL:.0%}; perfect {ours.perfect / ours.ideal:.0%}, round_robin {other.cached / other.ideal:.0%}); "
         f"first token p50 {p50_s:.2f} s, {p50_s / other_s:.2f} of round_robin's {other_s:.2f} s "
         f"(limit {OF_ROUND_ROBIN})"
     )
-    return 0 if holds else 1
 
 
 if __name__ == "__main__":

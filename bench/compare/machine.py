@@ -83,7 +83,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -92,7 +92,7 @@ def _distribution() -> str:
     return found[0] if found else "unknown distribution"
 
 
-def _commit() -> str:
+def commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     return asked.stdout.strip() or "unknown"

@@ -13,6 +13,7 @@ from compare.figures import Spread, harness_full, sound, spread
 from compare.peers import BY_NAME, LABELS
 from compare.plots import plots
 from compare.rows import HEADLINES, ROWS, Row
+from compare.section import sections
 from compare.targets import Verdict, verdicts
 
 Cells = list[str]
@@ -143,11 +144,11 @@ def write_docs(told: dict[str, Any], directory: Path) -> Path:
     for name, svg in pictures.items():
         (beside / f"{name}.svg").write_text(svg)
     page = directory / "benchmarks.md"
-    page.write_text("\n".join(_page(told, pictures)) + "\n")
+    page.write_text("\n".join(_page(told, pictures, beside)) + "\n")
     return page
 
 
-def _page(told: dict[str, Any], pictures: dict[str, str]) -> Iterator[str]:
+def _page(told: dict[str, Any], pictures: dict[str, str], beside: Path) -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
     yield INTRODUCTION
@@ -167,6 +168,7 @@ def _page(told: dict[str, Any], pictures: dict[str, str]) -> Iterator[str]:
     yield from _real_model(told)
     yield f"\n{HARNESS} The load and the stub could do no more, the proxy might. Its CPU time holds all the same."
     yield "\nThe raw figures are in [results.json](benchmarks/results.json)."
+    yield from sections(beside)
 
 
 def _line(verdict: Verdict) -> Cells:
