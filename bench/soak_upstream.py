@@ -4,7 +4,8 @@
 
 Prints ``{"port": …}`` and serves until its standard input ends. A prompt begins
 with ``soak {…}``: the number of the request, how many tokens it gets, which
-fault, at which token, and at which of the replicas. ``GET /soak`` tells how many
+fault, at which token, and at which of the replicas. An answer that was begun elsewhere
+is gone on with, and meets the fault where that one did. ``GET /soak`` tells how many
 calls came and how many of them found no free slot, which must not happen.
 """
 
@@ -97,6 +98,9 @@ class Connection(asyncio.Protocol):
         path, body = request
         if path.startswith(b"/v1/") and body:
             self._serve(path, orjson.loads(body))
+        elif path == b"/tokenize":
+            # Each of the plan's tokens begins with a blank.
+            self._transport.write(whole({"tokens": orjson.loads(body)["content"].split()}))
         else:
             self._transport.write(self._upstream.answer(path))
 
@@ -113,7 +117,7 @@ class Connection(asyncio.Protocol):
         if path == b"/v1/embeddings":
             steps = whole_steps(embeddings(texts), fault)
         elif asked.get("stream"):
-            steps = stream_steps(path.endswith(b"chat/completions"), orders, fault)
+            steps = stream_steps(path.endswith(b"chat/completions"), orders, fault, begun_of(asked))
         else:
             steps = whole_steps(reply(path.endswith(b"chat/completions"), orders), fault)
         self._steps = iter(EARLY.get(fault) or steps)
@@ -150,8 +154,19 @@ class Connection(asyncio.Protocol):
 
 def texts_of(asked: dict[str, Any]) -> list[str]:
     """The prompts or inputs of a call."""
-    given: Any = asked["messages"][-1]["content"] if "messages" in asked else asked.get("prompt", asked.get("input"))
+    if "messages" in asked:
+        return [message["content"] for message in asked["messages"] if message["role"] == "user"]
+    given: Any = asked.get("prompt", asked.get("input"))
     return given if isinstance(given, list) else [given]
+
+
+def begun_of(asked: dict[str, Any]) -> str:
+    """What has been said already, by another replica."""
+    if "messages" in asked:
+        last = asked["messages"][-1]
+        return str(last["content"]) if last["role"] == "assistant" else ""
+    prompt = str(asked["prompt"]).partition(MARK_END)[2]
+    return prompt[prompt.find(" ") :] if " " in prompt else ""
 
 
 def orders_of(prompt: str) -> dict[str, Any]:
@@ -179,23 +194,26 @@ def whole_steps(value: object, fault: str) -> list[Step]:
     return [data]
 
 
-def stream_steps(chat: bool, orders: dict[str, Any], fault: str) -> list[Step]:
-    """A stream and what happens within it. Ends with FIN, as llama-server's do."""
+def stream_steps(chat: bool, orders: dict[str, Any], fault: str, begun: str) -> list[Step]:
+    """A stream, or the rest of one, and what happens within it. Ends with FIN, as llama-server's do."""
     number, tokens, at = int(orders["number"]), int(orders["tokens"]), int(orders["at"])
     if fault == "head_then_silence":
         return [HEAD, FOREVER]
     steps: list[Step] = [HEAD, chunk(progress(chat))]
-    for token in range(tokens):
+    said = len(begun.split())
+    for token in range(said, tokens):
         if token == at:
             steps += breaking(fault) or amid(chat, fault)
-        steps.append(framed(delta(chat, token_of(number, token)), fault))
+        # The first one of a chat repeats what was begun.
+        repeated = begun if chat and token == said else ""
+        steps.append(framed(delta(chat, repeated + token_of(number, token)), fault))
         if fault == "slow":
             steps.append(PACE_S)
     if tokens == at:
         steps += breaking(fault) or amid(chat, fault)
     if fault == "huge":
         steps.append(chunk(delta(chat, "x" * HUGE_BYTES)))
-    steps += [framed(finish(chat, tokens + (fault == "huge")), fault), chunk(DONE), LAST_CHUNK, FIN]
+    steps += [framed(finish(chat, tokens - said + (fault == "huge")), fault), chunk(DONE), LAST_CHUNK, FIN]
     return trickled(steps) if fault == "trickle" else steps
 
 
