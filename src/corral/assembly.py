@@ -26,6 +26,7 @@ from corral.pipeline.forward import Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.pipeline.policies import Policies
+from corral.pipeline.time_limits import TimeLimits
 from corral.upstream.changes import Changes, Reloaded, begin
 from corral.upstream.fleet import Fleet
 from corral.upstream.loader import Loader
@@ -130,7 +131,7 @@ class Assembly:
         self.exchange.policy_of = new.policy_of
 
     def _exchange(self, config: Config) -> Exchange:
-        attempts = Attempts(self.client, config.timeouts, config.requests, time.monotonic)
+        attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
             keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),

@@ -8,13 +8,14 @@ from orjson import dumps
 from corral.config import RequestSettings, TimeoutSettings
 from corral.core.call import Call, Endpoint
 from corral.pipeline.attempt import WHOLE_BODY_BYTES, Attempts
+from corral.pipeline.time_limits import TimeLimits
 from corral.upstream.wire import Client
 
 FEW = RequestSettings().whole_max_tokens
 
 
 def asked_whole(text: str = "hello", **more: Any) -> bool:
-    attempts = Attempts(Client(), TimeoutSettings(), RequestSettings(), lambda: 0.0)
+    attempts = Attempts(Client(), TimeLimits(TimeoutSettings()), RequestSettings(), lambda: 0.0)
     fields = {"messages": [{"role": "user", "content": text}]}
     return attempts.asked_whole(Call(Endpoint.CHAT, "m", fields, **{"max_tokens": FEW, **more}), len(dumps(fields)))
 

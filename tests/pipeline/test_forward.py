@@ -22,6 +22,7 @@ from corral.core.usage import Usage
 from corral.pipeline.asgi import AsgiAnswer
 from corral.pipeline.attempt import Attempts
 from corral.pipeline.forward import Forwarder
+from corral.pipeline.time_limits import TimeLimits
 from corral.upstream.address import Address
 from corral.upstream.pool import Pool
 from corral.upstream.probe import Prober
@@ -85,7 +86,9 @@ async def bench(
         if wait:
             await until(lambda: replica.state is State.READY, changed)
         timeouts = TimeoutSettings(chat=RouteTimeouts(first_byte_s=first_byte_s))
-        attempts = Attempts(client, timeouts, RequestSettings(whole_max_tokens=whole_max_tokens), lambda: now[0])
+        attempts = Attempts(
+            client, TimeLimits(timeouts), RequestSettings(whole_max_tokens=whole_max_tokens), lambda: now[0]
+        )
         forwarder = Forwarder(
             attempts, RetrySettings(backoff_s=0.0), lambda: 0.0, lambda model, code: retries.append(f"{model} {code}")
         )

@@ -188,3 +188,12 @@ def test_what_a_model_says_comes_before_what_all_say(tmp_path: Path) -> None:
     model = ModelSettings(name="m", file=tmp_path / "m.gguf", ctx=5, extra_args=())
     spec = EngineSpec.of(model, llama)
     assert (spec.ctx, spec.parallel, spec.threads, spec.extra_args, spec.n_batch) == (5, 2, 3, (), 4)
+
+
+def test_a_gpu_and_the_cache_of_prompts_are_told_in_llama_servers_words(tmp_path: Path) -> None:
+    llama = LlamaSettings.model_validate({"gpu_layers": 99, "cache_ram_bytes": "2GiB"})
+    model = ModelSettings.model_validate({"name": "m", "file": tmp_path / "m.gguf", "cache_ram_bytes": "512MiB"})
+    argv = llama_argv(EngineSpec.of(model, llama), 8080, ["llama-server"])
+    assert argv[argv.index("-ngl") + 1] == "99"
+    assert argv[argv.index("--cache-ram") + 1] == "512"
+    assert {"-ngl", "--cache-ram"}.isdisjoint(llama_argv(EngineSpec("m", Path("m.gguf")), 8080, ["llama-server"]))

@@ -12,6 +12,7 @@ from corral.config.kinds import (
     ModelName,
     ModelNames,
     Positive,
+    PositiveDuration,
     SecretInFile,
     Section,
     Size,
@@ -33,6 +34,9 @@ STARTED_ONLY = (
     "ctx",
     "parallel",
     "threads",
+    "n_batch",
+    "gpu_layers",
+    "cache_ram_bytes",
     "extra_args",
     "on_demand",
     "preload",
@@ -97,8 +101,22 @@ class ModelSettings(Section, frozen=True):
     ctx: Count | None = Field(default=None, description="As `llama.ctx`, for this model.", examples=[4096])
     parallel: Positive | None = Field(default=None, description="As `llama.parallel`, for this model.", examples=[4])
     threads: Positive | None = Field(default=None, description="As `llama.threads`, for this model.", examples=[20])
+    n_batch: Positive | None = Field(default=None, description="As `llama.n_batch`, for this model.", examples=[512])
+    gpu_layers: Count | None = Field(default=None, description="As `llama.gpu_layers`, for this model.", examples=[99])
+    cache_ram_bytes: Size | None = Field(
+        default=None, description="As `llama.cache_ram_size`, for this model.", examples=["2GiB"]
+    )
     extra_args: Words | None = Field(
         default=None, description="As `llama.extra_args`, for this model.", examples=["--flash-attn,on"]
+    )
+    first_byte_s: PositiveDuration | None = Field(
+        default=None, description="As `timeouts.*.first_byte`, for all routes of this model.", examples=["10m"]
+    )
+    between_tokens_s: PositiveDuration | None = Field(
+        default=None, description="As `timeouts.*.between_tokens`, for all routes of this model.", examples=["2m"]
+    )
+    total_s: PositiveDuration | None = Field(
+        default=None, description="As `timeouts.*.total`, for all routes of this model.", examples=["2h"]
     )
     on_demand: Flag | None = Field(
         default=None,

@@ -236,6 +236,16 @@ class LlamaSettings(Section, frozen=True):
         description="Slots: requests answered at the same time; llama.cpp's default if not set.",
         examples=[4],
     )
+    gpu_layers: Count | None = Field(
+        default=None,
+        description="Layers of the model that a GPU takes; llama.cpp's default if not set: as many as fit.",
+        examples=[99],
+    )
+    cache_ram_bytes: Size | None = Field(
+        default=None,
+        description="Memory in which a llama-server keeps prompts that it has read; its default, 8 GiB, if not set.",
+        examples=["2GiB"],
+    )
     embeddings: Flag | None = Field(
         default=None,
         description="Serve embeddings: true, of inputs of up to `n_batch` tokens; false, none; "

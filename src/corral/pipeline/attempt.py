@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from corral.config import RequestSettings, RouteTimeouts, TimeoutSettings
+from corral.config import RequestSettings, RouteTimeouts
 from corral.core.call import Call, Endpoint
 from corral.core.errors import BadReply, ConnectFailed, InvalidRequest, UpstreamError, UpstreamTimeout
 from corral.core.record import Record
@@ -15,6 +15,7 @@ from corral.pipeline.answer import Answer
 from corral.pipeline.gather import Gathered
 from corral.pipeline.relay import StreamWatch
 from corral.pipeline.strand import Strand
+from corral.pipeline.time_limits import TimeLimits
 from corral.pipeline.whole import Whole, read_whole
 from corral.upstream.probe import Facts, Prober, authorization
 from corral.upstream.replica import Lease, Replica
@@ -37,7 +38,7 @@ class Attempts:
     """Makes attempts: the same client and settings for all."""
 
     client: Client
-    timeouts: TimeoutSettings
+    limits: TimeLimits
     requests: RequestSettings
     clock: Callable[[], float]
 
@@ -72,7 +73,9 @@ class Attempts:
             with await self._send(lease, strand.call, record, stream=True) as reply:
                 if on_flow is not None:
                     on_flow(reply.pause, reply.resume)
-                await strand.splice(reply, self._watch(reply, strand.call, record).tokens)
+                limits = self.limits.of(lease.replica.model, strand.call.endpoint)
+                watch = StreamWatch(reply, record, self.clock, limits.between_tokens_s)
+                await strand.splice(reply, watch.tokens)
                 lease.abandoned = False
         finally:
             record.usage = strand.usage
@@ -98,7 +101,7 @@ class Attempts:
         replica = lease.replica
         if replica.address is None:
             raise ConnectFailed("the model server has just stopped")
-        limits = self.timeouts.of(call.endpoint)
+        limits = self.limits.of(replica.model, call.endpoint)
         if call.tools:
             refuse_unknown_tools((replica.facts,))
         lease.abandoned = True
@@ -135,9 +138,6 @@ class Attempts:
         if call.max_tokens <= self.requests.whole_max_tokens:
             return limits.first_byte_s
         return min(limits.total_s, limits.first_byte_s + call.max_tokens * limits.between_tokens_s)
-
-    def _watch(self, reply: Reply, call: Call, record: Record) -> StreamWatch:
-        return StreamWatch(reply, record, self.clock, self.timeouts.of(call.endpoint).between_tokens_s)
 
 
 def refuse_unknown_tools(servers: Iterable[Facts | None]) -> None:

@@ -48,7 +48,7 @@ class Forwarder:
 
     async def forward(self, call: Call, principal: Principal, pool: Pool, answer: Answer, record: Record) -> None:
         """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
-        total_s = self.attempts.timeouts.of(call.endpoint).total_s
+        total_s = self.attempts.limits.of(pool.name, call.endpoint).total_s
         deadline = Deadline(total_s)
         try:
             with deadline:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 
 from corral.config.names import KEY_NAMES
@@ -25,6 +26,8 @@ PROMPT_BATCH = 64
 # llama-server's own 512 refuses the 1,000-token chunks that retrieval applications
 # send; 2048 makes the other slots wait twice as long for each step of a long prompt.
 EMBEDDINGS_BATCH = 1024
+# llama-server counts its cache of prompts in these.
+MIB = 2**20
 BATCH_ARGUMENTS = frozenset({"-b", "--batch-size", "-ub", "--ubatch-size"})
 
 # Keys to Corral are none of a llama-server's business.
@@ -72,6 +75,8 @@ def llama_argv(spec: EngineSpec, port: int, command: Sequence[str]) -> list[str]
         "-tb": spec.threads_batch,
         **_batches(spec, prompt_batch),
         "-np": spec.parallel,
+        "-ngl": spec.gpu_layers,
+        "--cache-ram": None if spec.cache_ram_bytes is None else ceil(spec.cache_ram_bytes / MIB),
     }
     for name, value in numbers.items():
         if value is not None:

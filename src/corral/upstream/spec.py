@@ -7,6 +7,9 @@ from corral.config import Launch, LlamaSettings, ModelSettings
 from corral.config.gguf import made_for_embeddings
 from corral.upstream.address import Address
 
+# What a model may say for itself.
+OF_A_MODEL = ("ctx", "parallel", "threads", "n_batch", "gpu_layers", "cache_ram_bytes", "extra_args")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -26,6 +29,8 @@ class EngineSpec:
     ctx: int | None = None
     n_batch: int | None = None
     parallel: int | None = None
+    gpu_layers: int | None = None
+    cache_ram_bytes: int | None = None
     # None: of inputs that fit into a batch which is chosen for prompts.
     embeddings: bool | None = None
     extra_args: tuple[str, ...] = ()
@@ -48,6 +53,8 @@ class EngineSpec:
             ctx=llama.ctx,
             n_batch=llama.n_batch,
             parallel=llama.parallel,
+            gpu_layers=llama.gpu_layers,
+            cache_ram_bytes=llama.cache_ram_bytes,
             embeddings=True if llama.embeddings is None and made_for_embeddings(file) else llama.embeddings,
             extra_args=llama.extra_args,
             server_bin=llama.server_bin,
@@ -64,13 +71,8 @@ class EngineSpec:
         if model.file is None:
             raise ValueError("a llama-server needs a model file")
         spec = cls.own(model.name, model.file, llama)
-        return replace(
-            spec,
-            ctx=spec.ctx if model.ctx is None else model.ctx,
-            parallel=spec.parallel if model.parallel is None else model.parallel,
-            threads=spec.threads if model.threads is None else model.threads,
-            extra_args=spec.extra_args if model.extra_args is None else model.extra_args,
-        )
+        own = {name: getattr(model, name) for name in OF_A_MODEL}
+        return replace(spec, **{name: value for name, value in own.items() if value is not None})
 
     @classmethod
     def launched(cls, launch: Launch, llama: LlamaSettings) -> "EngineSpec":
