@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 
+from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.config import Config, is_loopback, load
@@ -27,6 +28,7 @@ from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.pipeline.policies import Policies
 from corral.pipeline.time_limits import TimeLimits
+from corral.pull.named import fetched
 from corral.upstream.changes import Changes, Reloaded, begin
 from corral.upstream.fleet import Fleet
 from corral.upstream.loader import Loader
@@ -201,7 +203,7 @@ class Current:
 
 def asgi() -> ASGIApp:
     """For any ASGI server with lifespan events: ``uvicorn --factory corral.assembly:asgi``."""
-    config = load()
+    config = fetched(load(), Console(stderr=True))
     logs.configure(config.logs.level)
     return _Lifespan(config)
 

@@ -1,7 +1,6 @@
 """The command line: serve, check, pull, bench; models, status, reload; version; engine, for the launcher scripts."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,9 +54,12 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")] = None,
 ) -> None:
     """Serve models: files with --model, which needs no settings at all, or what the settings name."""
+    from corral.pull.named import fetched
     from corral.serve import run
 
-    source = partial(load, file=config, flags=_flags(model, host, port, log_level))
+    def source() -> Config:
+        return fetched(load(file=config, flags=_flags(model, host, port, log_level)), console)
+
     raise typer.Exit(run(source(), source))
 
 
@@ -141,7 +143,7 @@ def _tell(message: str) -> None:
 def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     """What serves a model, when its llama-servers are loaded, and what they will take, if Corral starts them."""
     if model.file is None:
-        return ", ".join(each.url for each in model.remotes), "", ""
+        return model.hf or ", ".join(each.url for each in model.remotes), "", ""
     from corral.upstream.maker import estimated_bytes
     from corral.upstream.spec import EngineSpec
     from corral.upstream.told import told_bytes

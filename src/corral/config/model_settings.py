@@ -97,6 +97,12 @@ class ModelSettings(Section, frozen=True):
         description="A GGUF file for which Corral starts a llama-server.",
         examples=["./models/llama-8b.gguf"],
     )
+    hf: Text | None = Field(
+        default=None,
+        description="In place of a `file`: what `corral pull` knows, `ORG/REPO[:QUANT]` on Hugging Face or `smollm2`; "
+        "fetched at the start if it is not there.",
+        examples=["ggml-org/Qwen3-8B-GGUF:Q4_K_M"],
+    )
     replicas: Positive = Field(default=1, le=64, description="How many llama-servers Corral starts for the file.")
     ctx: Count | None = Field(default=None, description="As `llama.ctx`, for this model.", examples=[4096])
     parallel: Positive | None = Field(default=None, description="As `llama.parallel`, for this model.", examples=[4])
@@ -186,8 +192,8 @@ class ModelSettings(Section, frozen=True):
 
     @model_validator(mode="after")
     def _runs_already_or_is_started(self) -> Self:
-        if sum(map(bool, (self.upstreams, self.remote, self.file))) != 1:
-            raise Mistake("the model has not exactly one of upstream, upstreams, remote, file", "write one of them")
+        if sum(map(bool, (self.upstreams, self.remote, self.file, self.hf))) != 1:
+            raise Mistake("the model has not exactly one of upstream, upstreams, remote, file, hf", "write one of them")
         urls = [remote.url for remote in self.remotes]
         if len(set(urls)) < len(urls):
             raise Mistake("the model names an upstream twice", "name each llama-server once")
@@ -196,7 +202,7 @@ class ModelSettings(Section, frozen=True):
     @model_validator(mode="after")
     def _only_what_is_started_can_be_stopped(self) -> Self:
         given = [name for name in STARTED_ONLY if getattr(self, name) != ModelSettings.model_fields[name].default]
-        if self.file is None and given:
+        if self.file is None and self.hf is None and given:
             name = given[0].removesuffix("_s").replace("_bytes", "_size")
             raise Mistake(f"{name} is for models that Corral starts", f"give the model a file, or leave {name} out")
         return self

