@@ -1,6 +1,7 @@
 """A connection to an upstream, in use or idle."""
 
 import asyncio
+import socket
 from functools import lru_cache
 from math import inf
 from typing import cast
@@ -12,6 +13,25 @@ from corral.upstream.reply import Reply
 # A peer that says 'timeout=5' closes after five seconds; a fifth less leaves
 # no window in which a request meets a closing socket.
 PEER_TIMEOUT_SHARE = 0.8
+
+# A host that is gone says nothing, and neither does a llama-server that reads a long prompt; but its kernel answers.
+# It is asked after so much silence, again and again, and the connection ends when nothing has come for so long.
+ASK_KERNEL_S = 3
+HOST_SILENCE_S = 12
+# TCP_USER_TIMEOUT (ms) is for what was sent and never confirmed; macOS has none, and another name for TCP_KEEPIDLE.
+HOST_WATCH = tuple(
+    (level, getattr(socket, name), value)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", ASK_KERNEL_S),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", ASK_KERNEL_S),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", HOST_SILENCE_S // ASK_KERNEL_S - 1),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", HOST_SILENCE_S * 1000),
+    )
+    if hasattr(socket, name)
+)
+# It does not vanish while we are here, and setting options takes a fiftieth of the time of a stream.
+THIS_HOST = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Connection(asyncio.Protocol):
@@ -84,6 +104,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Both event loops set TCP_NODELAY themselves.
         self._transport = cast(asyncio.Transport, transport)
+        if self.address.host not in THIS_HOST:
+            connected = transport.get_extra_info("socket")
+            for option in HOST_WATCH:
+                connected.setsockopt(*option)
 
     def data_received(self, data: bytes) -> None:
         if self.reply is None:
