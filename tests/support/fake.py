@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,12 +21,22 @@ class FakeLlama:
     """A running fake. It ends with ``stop``, with the ``with`` block, and at the latest with this process.
 
     Options are the flags of ``fake_llama.py`` with ``_`` for ``-``: ``FakeLlama(slots=1, token_s=0.05)``; faults are
-    ``kind,key=value,…``. Embeddings and metrics are on, as Corral starts its llama-servers.
+    ``kind,key=value,…``. Embeddings and metrics are on, as Corral starts its llama-servers. ``within`` begins the
+    command of one that runs elsewhere, as ``Host.within`` does, and ``host`` is its address there.
     """
 
-    def __init__(self, *faults: str, embeddings: bool = True, metrics: bool = True, **options: object) -> None:
-        options |= {"embeddings": embeddings, "metrics": metrics, "exit_with_stdin": True}
-        command = [sys.executable, str(PROGRAM), *flags(options)]
+    def __init__(
+        self,
+        *faults: str,
+        embeddings: bool = True,
+        metrics: bool = True,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
+        **options: object,
+    ) -> None:
+        self.host = host
+        options |= {"embeddings": embeddings, "metrics": metrics, "host": host, "exit_with_stdin": True}
+        command = [*within, sys.executable, str(PROGRAM), *flags(options)]
         for fault in faults:
             command += ["--fault", fault]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -36,7 +46,7 @@ class FakeLlama:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -104,7 +114,7 @@ class FakeLlama:
         return ports
 
     def _control(self, method: str, path: str, body: object = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.control_port, timeout=CONTROL_S)
+        connection = http.client.HTTPConnection(self.host, self.control_port, timeout=CONTROL_S)
         try:
             connection.request(method, path, json.dumps(body) if body is not None else None, {"Connection": "close"})
             reply = connection.getresponse()
