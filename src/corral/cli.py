@@ -1,5 +1,6 @@
-"""The command line: serve, check, pull, bench; models, status, reload; version; engine, for the launcher scripts."""
+"""The command line: serve, check, schema, pull, bench, models, status, reload, version; engine, for the launchers."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, ModelSettings, launch_plan, load
+from corral.config import Config, ModelSettings, launch_plan, load, settings_schema
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
@@ -78,6 +79,12 @@ def check(
     for launch in launched:
         out.print(f"the launcher scripts start {launch.path} as '{launch.name}' at {launch.url}", highlight=False)
     out.print("the settings are sound", highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of corral.yaml, by which editors check and complete it."""
+    print(json.dumps(settings_schema(), indent=2))  # noqa: T201  (for programs)
 
 
 @app.command()

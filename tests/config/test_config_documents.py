@@ -101,6 +101,6 @@ def test_the_manuals_yaml_is_accepted(configured: Configured, here: Path) -> Non
     (here / "models").mkdir()
     (here / "models" / "llama-8b.gguf").write_bytes(b"GGUF")
     blocks = re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         configured(block)

@@ -5,6 +5,7 @@ from corral.config.keys import ApiKey, key_digest
 from corral.config.launch import Launch, launch_plan
 from corral.config.load import load
 from corral.config.model_settings import ModelSettings, RemoteSettings
+from corral.config.schema import settings_schema
 from corral.config.settings import (
     AuthSettings,
     Config,
@@ -45,5 +46,6 @@ __all__ = [
     "key_digest",
     "launch_plan",
     "load",
+    "settings_schema",
     "settings_table",
 ]

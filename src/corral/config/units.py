@@ -27,7 +27,8 @@ BYTES = {
 LONGEST_S = 366 * 86400.0
 
 # No sign and no exponent; the digits are bounded so that the text cannot make a huge number.
-NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-z]*)")
+DIGITS = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+NUMBER = re.compile(rf"({DIGITS})\s*([a-z]*)")
 
 
 def seconds(value: object) -> float:
