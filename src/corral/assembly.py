@@ -11,11 +11,12 @@ from dataclasses import asdict
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, is_loopback, load
+from corral.config import Config, Files, is_loopback, load
 from corral.config.differences import fixed_differences, with_fixed_of
 from corral.core.errors import ConfigError
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
+from corral.file_watch import watch
 from corral.observe import logs
 from corral.observe.event_loop import watched_lag
 from corral.observe.metrics import Metrics
@@ -50,10 +51,11 @@ class Assembly:
     replicas and keep the llama-servers alive. To be made within a running loop.
     """
 
-    def __init__(self, config: Config, source: Callable[[], Config] = load) -> None:
-        """``source`` reads the settings anew, for a reload."""
+    def __init__(self, config: Config, source: Callable[[], Config] = load, files: Files | None = None) -> None:
+        """``source`` reads the settings anew, for a reload; ``files`` are those it has read."""
         self.config = config
         self._source = source
+        self._files = files or Files()
         self._reloading = asyncio.Lock()
         self._started_unix_s = int(time.time())
         self.client = Client()
@@ -77,14 +79,17 @@ class Assembly:
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
-            loading = tasks.create_task(self.loader.run(), name="corral-loader")
+            own = [tasks.create_task(self.loader.run(), name="corral-loader")]
+            if self.config.server.watch:
+                own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
                 with watched_lag(self.metrics.late, time.monotonic):
                     yield
             finally:
                 self.fleet.close()
                 self.watches.close()
-                loading.cancel()
+                for task in own:
+                    task.cancel()
         await self.client.close()
 
     async def reload(self) -> Reloaded:
@@ -96,6 +101,13 @@ class Assembly:
         # One after the other: an older reading must not take the place of a newer one.
         async with self._reloading:
             return await self._reload()
+
+    async def reload_and_tell(self) -> None:
+        """Reload, and tell the log what came of it, where nobody else is there to be told."""
+        try:
+            await self.reload()
+        except ConfigError as error:
+            log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
 
     async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
@@ -203,16 +215,23 @@ class Current:
 
 def asgi() -> ASGIApp:
     """For any ASGI server with lifespan events: ``uvicorn --factory corral.assembly:asgi``."""
-    config = fetched(load(), Console(stderr=True))
+    files = Files()
+
+    def source() -> Config:
+        return fetched(load(files=files), Console(stderr=True))
+
+    config = source()
     logs.configure(config.logs.level)
-    return _Lifespan(config)
+    return _Lifespan(config, source, files)
 
 
 class _Lifespan:
     """Builds the assembly when the server's loop runs, and takes it down with the server. Writer: its lifespan."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, source: Callable[[], Config], files: Files) -> None:
         self._config = config
+        self._source = source
+        self._files = files
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -222,7 +241,7 @@ class _Lifespan:
             await self._app(scope, receive, send)
             return
         await receive()
-        assembly = Assembly(self._config)
+        assembly = Assembly(self._config, self._source, self._files)
         async with assembly.running():
             self._app = assembly.app
             await send({"type": "lifespan.startup.complete"})

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, ModelSettings, launch_plan, load, settings_schema
+from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
@@ -58,10 +58,12 @@ def serve(
     from corral.pull.named import fetched
     from corral.serve import run
 
-    def source() -> Config:
-        return fetched(load(file=config, flags=_flags(model, host, port, log_level)), console)
+    files = Files()
 
-    raise typer.Exit(run(source(), source))
+    def source() -> Config:
+        return fetched(load(file=config, flags=_flags(model, host, port, log_level), files=files), console)
+
+    raise typer.Exit(run(source(), source, files))
 
 
 @app.command()

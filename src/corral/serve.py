@@ -17,7 +17,7 @@ from rich.console import Console
 
 from corral.assembly import Assembly
 from corral.banner import announce
-from corral.config import Config
+from corral.config import Config, Files
 from corral.core.errors import ConfigError
 from corral.observe import logs
 from corral.web.fastlane import fast_lane
@@ -60,28 +60,28 @@ class Terminal(Console):
         os.close(null)
 
 
-def run(config: Config, source: Callable[[], Config]) -> int:
+def run(config: Config, source: Callable[[], Config], files: Files) -> int:
     """Serve until a signal comes or nothing can be served; the exit code. Raises ConfigError when it cannot listen.
 
-    ``source`` reads the settings anew.
+    ``source`` reads the settings anew, ``files`` are those it has read.
     """
     logs.configure(config.logs.level)
     _raise_descriptor_limit()
     listener = _listen(config.server.host, config.server.port)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, source, listener, Terminal(stderr=True)))
+            return runner.run(_serve(config, source, files, listener))
     finally:
         listener.close()
 
 
-async def _serve(config: Config, source: Callable[[], Config], listener: socket.socket, terminal: Terminal) -> int:
-    assembly = Assembly(config, source)
+async def _serve(config: Config, source: Callable[[], Config], files: Files, listener: socket.socket) -> int:
+    assembly = Assembly(config, source, files)
     server = Server(_uvicorn_config(assembly))
     stopping = Stopping(assembly, server)
     async with assembly.running(), asyncio.TaskGroup() as tasks:
         stopping.on_signals(tasks)
-        announcing = tasks.create_task(_announce(assembly, listener.getsockname()[1], terminal))
+        announcing = tasks.create_task(_announce(assembly, listener.getsockname()[1], Terminal(stderr=True)))
         announcing.add_done_callback(stopping.unless_served)
         _settle_memory()
         await server.serve(sockets=[listener])
@@ -133,7 +133,7 @@ class Stopping:
     def on_signals(self, tasks: asyncio.TaskGroup) -> None:
         """Stop gently at the first signal, at once at the second; HUP reads the settings anew."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(_reload(self._assembly), name="corral-reload"))
+        loop.add_signal_handler(signal.SIGHUP, self._reload, tasks)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, tasks, number)
 
@@ -151,6 +151,9 @@ class Stopping:
         if self._task is not None:
             self._task.cancel()
 
+    def _reload(self, tasks: asyncio.TaskGroup) -> None:
+        tasks.create_task(self._assembly.reload_and_tell(), name="corral-reload")
+
     def _stop(self, tasks: asyncio.TaskGroup, number: int) -> None:
         if self._task is not None:
             self._server.force_exit = self._server.should_exit = True
@@ -163,14 +166,6 @@ class Stopping:
         self._assembly.readiness.stopping = True
         await asyncio.sleep(self._assembly.config.server.unready_s)
         self._server.should_exit = True
-
-
-async def _reload(assembly: Assembly) -> None:
-    """Reload, and tell the log what came of it: nobody else is there to be told."""
-    try:
-        await assembly.reload()
-    except ConfigError as error:
-        log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
 
 
 def _uvicorn_config(assembly: Assembly) -> uvicorn.Config:

@@ -1,6 +1,7 @@
 """The settings, frozen, from corral.yaml, .env, the environment and flags."""
 
 from corral.config.describe import Setting, settings_table
+from corral.config.files import Files
 from corral.config.keys import ApiKey, key_digest
 from corral.config.launch import Launch, launch_plan
 from corral.config.load import load
@@ -27,6 +28,7 @@ __all__ = [
     "ApiKey",
     "AuthSettings",
     "Config",
+    "Files",
     "FleetSettings",
     "Launch",
     "LimitSettings",

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from corral.config.describe import by_path
 from corral.config.environment import read_dotenv, read_environment
+from corral.config.files import Files, Mark, files_named, marks_of
 from corral.config.keys import FoundKey, read_keys
 from corral.config.model_settings import ModelSettings
 from corral.config.models import read_models
@@ -46,15 +47,20 @@ def load(
     env: Mapping[str, str] | None = None,
     dotenv: Path | None = None,
     flags: Mapping[str, object] | None = None,
+    files: Files | None = None,
 ) -> Config:
     """The settings in force. Raises ``ConfigError`` with all problems at once; no problem holds a secret.
 
     ``file`` and ``dotenv`` must exist when they are given; ``env`` is the process's own
     when not given. ``flags`` go by setting path (``server.port``), or ``models`` with the
-    arguments of ``--model``; None and empty ones count as not given.
+    arguments of ``--model``; None and empty ones count as not given. ``files`` is told what was read.
     """
     problems = Problems()
-    layer = _merged(file, os.environ if env is None else env, dotenv, flags or {}, problems)
+    read: dict[Path, Mark] = {}
+    layer = _merged(file, os.environ if env is None else env, dotenv, flags or {}, problems, read)
+    read |= marks_of(files_named(layer))
+    if files is not None:
+        files.read = read
     keys = read_keys(layer, problems)
     models, any_model = read_models(layer, problems)
     config = _build(layer, keys, models, any_model, problems)
@@ -69,22 +75,30 @@ def load(
 
 
 def _merged(
-    file: Path | None, env: Mapping[str, str], dotenv: Path | None, flags: Mapping[str, object], problems: Problems
+    file: Path | None,
+    env: Mapping[str, str],
+    dotenv: Path | None,
+    flags: Mapping[str, object],
+    problems: Problems,
+    read: dict[Path, Mark],
 ) -> Layer:
-    """What was given, the strongest source of each setting."""
-    lines = _read(dotenv, DEFAULT_DOTENV, Given("--env-file", FLAG, dotenv), problems)
+    """What was given, the strongest source of each setting; ``read`` gets the files."""
+    lines = _read(dotenv, DEFAULT_DOTENV, Given("--env-file", FLAG, dotenv), problems, read)
     named = {**read_dotenv(*lines, problems), **read_environment(env, problems)}
     where = Given("--config", FLAG, file)
     if file is None and CONFIG_FILE in named:
         where = named[CONFIG_FILE]
         file = Path(str(where.value)).expanduser()
-    text = _read(file, DEFAULT_FILE, where, problems)
+    text = _read(file, DEFAULT_FILE, where, problems, read)
     return {**read_yaml(*text, problems), **named, **_from_flags(flags, problems)}
 
 
-def _read(file: Path | None, default: Path, given: Given, problems: Problems) -> tuple[Path, str]:
+def _read(
+    file: Path | None, default: Path, given: Given, problems: Problems, read: dict[Path, Mark]
+) -> tuple[Path, str]:
     """A file and its text; the default file may be missing."""
     path = default if file is None else file
+    read |= marks_of([path])
     try:
         # A byte order mark would become part of the first name.
         return path, path.read_text(encoding="utf-8-sig")

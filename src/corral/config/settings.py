@@ -68,6 +68,9 @@ class ServerSettings(Section, frozen=True):
         default=0.0,
         description="How long `/health` says 503 before the listener closes at shutdown, for load balancers.",
     )
+    watch: Flag = Field(
+        default=False, description="Read the settings anew when their files (`corral.yaml`, `.env`, keys) change."
+    )
 
 
 class AuthSettings(Section, frozen=True):
