@@ -151,8 +151,9 @@ def _tell(message: str) -> None:
 
 def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     """What serves a model, when its llama-servers are loaded, and what they will take, if Corral starts them."""
+    remotes = ", ".join(each.url for each in model.remotes)
     if model.file is None:
-        return model.hf or ", ".join(each.url for each in model.remotes), "", ""
+        return ", ".join(filter(None, (model.hf, remotes))), "", ""
     from corral.upstream.maker import estimated_bytes
     from corral.upstream.spec import EngineSpec
     from corral.upstream.told import told_bytes
@@ -160,7 +161,11 @@ def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     on_demand = model.starts_on_demand(settings.fleet.on_demand)
     loaded = "on demand" if on_demand and not model.preload else "at the start"
     needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
-    return str(model.file), loaded, f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}"
+    return (
+        ", ".join(filter(None, (str(model.file), remotes))),
+        loaded,
+        f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}",
+    )
 
 
 def _flags(model: list[str] | None, host: str | None, port: int | None, log_level: str | None) -> dict[str, object]:

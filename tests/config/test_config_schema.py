@@ -35,6 +35,8 @@ SOUND = [
     "models: [{name: a, upstreams: ['http://127.0.0.1:1', 'http://127.0.0.1:2']}]",
     "models: [{name: a, remote: 'http://127.0.0.1:1'}]",
     "models: [{name: a, remote: ['http://127.0.0.1:1', {url: 'http://127.0.0.1:2', weight: 2}]}]",
+    "models: [{file: model.gguf, remote: 'http://127.0.0.1:1'}]",
+    "models: [{hf: 'org/repo:Q4_K_M', replicas: 2}]",
     "models: [{file: model.gguf, memory_size: 6GiB, defaults: {temperature: 0.2}, strip: [seed]}]",
     "models: [{file: model.gguf, on_demand: true, idle_ttl: 15m, replicas: 2}]",
 ]
@@ -64,7 +66,8 @@ WRONG = [
     ("models: {name: a}", "models"),
     ("models: [{name: a}]", "models"),
     ("models: [{upstream: 'http://127.0.0.1:1'}]", "models"),
-    ("models: [{name: a, upstream: 'http://127.0.0.1:1', file: model.gguf}]", "models"),
+    ("models: [{name: a, upstream: 'http://127.0.0.1:1', remote: 'http://127.0.0.1:2'}]", "models"),
+    ("models: [{name: a, file: model.gguf, hf: org/repo}]", "models"),
     ("models: [{name: '-', upstream: 'http://127.0.0.1:1'}]", "name"),
     ("models: [{name: a, upstream: '127.0.0.1:1'}]", "upstream"),
     ("models: [{name: a, upstreams: ['127.0.0.1:1']}]", "upstreams"),

@@ -70,7 +70,7 @@ Remotes = Annotated[tuple[RemoteSettings, ...], BeforeValidator(_remotes)]
 
 
 class ModelSettings(Section, frozen=True):
-    """A model that clients may name: either llama-servers that run already, or a file that Corral starts."""
+    """A model that clients may name: llama-servers that run already, a file that Corral starts, or both."""
 
     name: ModelName = Field(
         description="The name clients ask for; a model with a `file` may go without.", examples=["llama-8b"]
@@ -192,8 +192,11 @@ class ModelSettings(Section, frozen=True):
 
     @model_validator(mode="after")
     def _runs_already_or_is_started(self) -> Self:
-        if sum(map(bool, (self.upstreams, self.remote, self.file, self.hf))) != 1:
-            raise Mistake("the model has not exactly one of upstream, upstreams, remote, file, hf", "write one of them")
+        if not any((self.upstreams, self.remote, self.file, self.hf)):
+            raise Mistake("the model has none of upstream, upstreams, remote, file, hf", "write one of them")
+        for one, other in (("upstreams", "remote"), ("file", "hf")):
+            if getattr(self, one) and getattr(self, other):
+                raise Mistake(f"the model has {one} and {other}", "write one of them")
         urls = [remote.url for remote in self.remotes]
         if len(set(urls)) < len(urls):
             raise Mistake("the model names an upstream twice", "name each llama-server once")

@@ -1,6 +1,7 @@
 """The JSON schema of corral.yaml, for editors: made of the settings themselves and of how their values are read."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -25,9 +26,11 @@ NAME = {"type": "string", "pattern": rf"^\s*{values.MODEL_NAME.pattern}\s*$"}
 URL = {"type": "string", "pattern": "^https?://"}
 NUMBER = {"type": "number"}
 
-# What makes a model: exactly one of these, and a name where there is no file to take it from.
-SERVED_BY = (UPSTREAM, UPSTREAMS, REMOTE, "file")
-NAMED_BY = ("name", "file")
+# What makes a model: one of those that run already or one that is started, or one of each; and a name where there is
+# no file to take it from.
+RUNNING = (UPSTREAM, UPSTREAMS, REMOTE)
+STARTED = ("file", "hf")
+NAMED_BY = ("name", *STARTED)
 
 
 def _any_of(*schemas: Mapping[str, Any]) -> Schema:
@@ -107,9 +110,16 @@ def _model() -> Schema:
     }
     return {
         **_group(properties, "object"),
-        "oneOf": [_given(name) for name in SERVED_BY],
-        "anyOf": [_given(name) for name in NAMED_BY],
+        "allOf": [
+            {"anyOf": [_given(name) for name in (*RUNNING, *STARTED)]},
+            {"anyOf": [_given(name) for name in NAMED_BY]},
+            *({"not": {"allOf": [_given(name) for name in pair]}} for pair in _pairs(RUNNING) + _pairs(STARTED)),
+        ],
     }
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    return list(combinations(names, 2))
 
 
 def _entry(section: type[BaseModel], fields: Mapping[str, Setting]) -> Schema:

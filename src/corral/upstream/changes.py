@@ -1,5 +1,6 @@
 """Brings the models from one configuration to another, and touches only what has changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from corral.config import Config, ModelSettings
@@ -9,7 +10,7 @@ from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
 from corral.upstream.local import LocalModel
 from corral.upstream.maker import Maker
-from corral.upstream.pool import Pool
+from corral.upstream.replica import Replica
 from corral.upstream.spec import EngineSpec
 from corral.upstream.watches import Watches
 
@@ -88,21 +89,28 @@ class Changes:
         entry.pool.refuse(ModelNotFound(f"the model '{name}' does not exist any more", param="model"))
         if entry.local is not None:
             self.loader.remove(entry.local)
-        else:
-            for replica in entry.pool.replicas:
-                replica.drain()
-                self.watches.end(replica)
+        for replica in remotes_of(entry):
+            replica.drain()
+            self.watches.end(replica)
 
     def _change(self, entry: Entry, model: ModelSettings) -> bool:
         """Adjust a model that goes on; whether other replicas serve it from now on."""
         entry.pool.go_by(self.new.queue, Balance(self.new.routing.balance))
-        if entry.local is not None:
-            return self._change_local(entry.local, entry.settings, model)
-        return self._change_remote(entry.pool, model)
+        remotes = self._change_remotes(remotes_of(entry), model)
+        changed = remotes != tuple(remotes_of(entry))
+        local = entry.local
+        if local is None:
+            if changed:
+                entry.pool.change(remotes)
+            return changed
+        local.remotes = remotes
+        if changed:
+            entry.pool.change(local.replicas)
+        return self._change_local(local, entry.settings, model) or changed
 
-    def _change_remote(self, pool: Pool, model: ModelSettings) -> bool:
-        """Go to the replicas that are named now; those that were named before are the same ones."""
-        before = {(replica.address, replica.key, replica.weight): replica for replica in pool.replicas}
+    def _change_remotes(self, now: Sequence[Replica], model: ModelSettings) -> tuple[Replica, ...]:
+        """The replicas that are named now; those that were named before are the same ones."""
+        before = {(replica.address, replica.key, replica.weight): replica for replica in now}
         replicas = []
         for made in self.maker.remote_replicas(model):
             same = before.pop((made.address, made.key, made.weight), None)
@@ -112,10 +120,7 @@ class Changes:
         for gone in before.values():
             gone.drain()
             self.watches.end(gone)
-        changed = tuple(replicas) != pool.replicas
-        if changed:
-            pool.change(replicas)
-        return changed
+        return tuple(replicas)
 
     def _change_local(self, local: LocalModel, before: ModelSettings, model: ModelSettings) -> bool:
         local.residency = self.maker.residency(model)
@@ -136,9 +141,13 @@ def begin(entry: Entry, loader: Loader, watches: Watches) -> None:
     """Have a model served that nothing has begun of yet."""
     if entry.local is not None:
         loader.add(entry.local)
-        return
-    for replica in entry.pool.replicas:
+    for replica in remotes_of(entry):
         watches.begin(replica)
+
+
+def remotes_of(entry: Entry) -> Sequence[Replica]:
+    """The llama-servers of a model that run elsewhere."""
+    return entry.pool.replicas if entry.local is None else entry.local.remotes
 
 
 def _goes_on(entry: Entry, model: ModelSettings | None) -> bool:

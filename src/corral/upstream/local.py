@@ -7,6 +7,7 @@ from corral.core.lifecycle import Departure, Phase, State
 from corral.core.placement import Hold, Resident, Wanted
 from corral.upstream.child import Child
 from corral.upstream.pool import Pool
+from corral.upstream.replica import Replica
 
 # A model that was loaded for someone who has not come back yet stays for so long: clients that were told to
 # come later do so within their Retry-After, which is seldom more.
@@ -67,6 +68,8 @@ class LocalModel:
     departures: dict[Departure, int] = field(default_factory=dict)
     # Why it is not loaded, for operators.
     error: str | None = None
+    # Llama-servers of the same model that run elsewhere: they serve beside ours, loaded or not.
+    remotes: Sequence[Replica] = ()
     # Processes that were replaced by ``children`` and finish their calls, or that are to replace them.
     outgoing: list[Child] = field(default_factory=list)
     incoming: Sequence[Child] = ()
@@ -109,6 +112,11 @@ class LocalModel:
     def processes(self) -> list[Child]:
         """All children that may have a process."""
         return [*self.children, *self.outgoing, *self.incoming]
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """All that may serve it."""
+        return [*(child.replica for child in self.processes), *self.remotes]
 
     @property
     def needed_bytes(self) -> int:

@@ -50,7 +50,9 @@ class Maker:
 
     def remote_replicas(self, model: ModelSettings) -> list[Replica]:
         """The replicas of a model that run elsewhere; nobody watches them yet."""
-        return [self._remote(model, remote, number) for number, remote in enumerate(model.remotes)]
+        # The numbers alone belong to our own, where there are such.
+        name = f"{model.name}/remote-" if model.file else f"{model.name}/"
+        return [self._remote(model, remote, f"{name}{number}") for number, remote in enumerate(model.remotes)]
 
     def residency(self, model: ModelSettings) -> Residency:
         """When this model is loaded and when it goes."""
@@ -93,22 +95,22 @@ class Maker:
 
     def _local(self, model: ModelSettings) -> LocalModel:
         make = self.children_of(model)
-        children = make(())
+        children, remotes = make(()), self.remote_replicas(model)
         return LocalModel(
             model.name,
-            self._pool(model, [child.replica for child in children]),
+            self._pool(model, [*(child.replica for child in children), *remotes]),
             make,
             children,
             self.residency(model),
             self.estimated_bytes(model),
             pinned=model.pinned,
+            remotes=remotes,
             told_bytes=model.memory_bytes is not None,
         )
 
-    def _remote(self, model: ModelSettings, remote: RemoteSettings, number: int) -> Replica:
+    def _remote(self, model: ModelSettings, remote: RemoteSettings, name: str) -> Replica:
         key = remote.key_file or self._config.llama.api_key
         address = Address.parse(remote.url)
-        name = f"{model.name}/{number}"
         return self._replica(name, model.name, address, key.get_secret_value() if key else None, remote.weight)
 
     def _replica(

@@ -94,6 +94,8 @@ class Moves:
             pool.absent = f"model '{pool.name}' is not loaded" if gone and not (pool.sleeping or model.asked) else None
         if model.phase is Phase.LOADED:
             self.drain(model, draining=model.drained or model.yielding)
+        for replica in model.remotes:
+            replica.drain(draining=model.drained or model.removed)
         pool.dispatch()
 
     def drain(self, model: LocalModel, *, draining: bool) -> None:
@@ -104,7 +106,7 @@ class Moves:
     def begin_incoming(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Start processes that are to replace its own, which go on serving meanwhile."""
         model.incoming = made
-        model.pool.change([child.replica for child in model.processes])
+        model.pool.change(model.replicas)
         self._begin_all(made)
         self.drain(model, draining=model.drained or model.yielding)
 
@@ -112,7 +114,7 @@ class Moves:
         """The new processes could not be started; the old ones stay."""
         dropped, model.incoming = model.incoming, ()
         model.error = dropped[0].why
-        model.pool.change([child.replica for child in model.processes])
+        model.pool.change(model.replicas)
         log.warning("a model could not be replaced", extra={"fields": {"model": model.name, "why": model.error}})
         self._start(_end_all(dropped))
 
@@ -126,13 +128,13 @@ class Moves:
         for child in made:
             if child.replica.state is State.UNKNOWN:
                 child.replica.become(State.STOPPED, "not loaded")
-        model.pool.change([child.replica for child in model.processes])
+        model.pool.change(model.replicas)
         self.open(model)
 
     def end_outgoing(self, model: LocalModel) -> None:
         """End the processes that were replaced."""
         ended, model.outgoing = model.outgoing, []
-        model.pool.change([child.replica for child in model.processes])
+        model.pool.change(model.replicas)
         self._start(_end_all(ended))
 
     async def _end(self, model: LocalModel, leaving: Sequence[Child], into: Phase) -> None:
@@ -144,7 +146,7 @@ class Moves:
                 child.replica.become(State.FAILED, model.error or "")
         if model.phase is Phase.UNLOADING:
             model.outgoing, model.incoming = [], ()
-            model.pool.change([child.replica for child in model.children])
+            model.pool.change(model.replicas)
             self.enter(model, Phase.UNLOADED if model.asked else into)
         self._on_change()
 

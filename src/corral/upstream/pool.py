@@ -270,7 +270,7 @@ class Pool:
             return ShuttingDown("the server is shutting down", retry_after_s=DEFAULT_RETRY_S)
         if self.absent is not None and not self.ready:
             return NotReady(self.absent)
-        if self.sleeping and demand.returns:
+        if self.sleeping and demand.returns and not self.ready:
             # Who unloads a model at once wants its answers to end, not to bring it back.
             return NotReady(f"model '{self.name}' was unloaded")
         if (error := beyond_all(demand, self.replicas)) is not None:
