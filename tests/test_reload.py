@@ -21,6 +21,7 @@ from support.run import async_test
 A: dict[str, Any] = {"name": "a"}
 B: dict[str, Any] = {"name": "b"}
 C: dict[str, Any] = {"name": "c"}
+SLOW = ("--load-s", "600")
 
 
 class Reloading(Running):
@@ -56,6 +57,25 @@ async def test_what_has_not_changed_keeps_its_process_and_what_has_gets_another(
         await corral.loader.until(lambda: not corral.model("b").outgoing)
         await corral.until(lambda: not alive(old))
         assert corral.pid("a") == kept
+
+
+@async_test
+async def test_a_change_during_a_change_keeps_nobody_waiting_and_the_last_one_counts(tmp_path: Path) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.use("a")
+        with await corral.lease("a"):
+            await corral.reload(config_of(tmp_path, {**A, "extra_args": SLOW}))
+            model = corral.model("a")
+            await corral.until(lambda: model.incoming[0].pid is not None)
+            slow = model.incoming[0].pid
+            assert slow is not None
+            await corral.reload(config_of(tmp_path, {**A, "parallel": 3}))
+            # What runs goes on serving, though it has a call that does not end.
+            with await corral.lease("a") as lease:
+                assert lease.replica.name == "a/0"
+        await corral.loader.until(lambda: model.children[0].replica.name == "a/2" and not model.outgoing)
+        await corral.until(lambda: not alive(slow))
+        assert (await corral.lease("a")).replica.slots == 3
 
 
 @async_test

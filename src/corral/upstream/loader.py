@@ -129,7 +129,7 @@ class Loader:
         """Serve it by new processes: they start before the old ones go, where memory allows; else after."""
         made, phase = model.make(model.names), model.phase
         model.error = None
-        if phase is Phase.LOADED and not model.incoming and self._fits_beside(model):
+        if phase is Phase.LOADED and self._fits_beside(model):
             self._moves.begin_incoming(model, made)
             return
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)

@@ -105,6 +105,10 @@ class Moves:
 
     def begin_incoming(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Start processes that are to replace its own, which go on serving meanwhile."""
+        # Those that were to do so have been overtaken by another change.
+        for child in model.incoming:
+            child.replica.drain()
+        model.outgoing.extend(model.incoming)
         model.incoming = made
         model.pool.change(model.replicas)
         self._begin_all(made)
