@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -115,4 +116,4 @@ def _chunks(reply: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 def percentile(values: list[float], share: float) -> float:
     """The smallest of the values that so large a share of them does not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered)) - 1))] if ordered else 0.0
+    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0.0
