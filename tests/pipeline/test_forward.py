@@ -238,6 +238,23 @@ async def test_what_an_earlier_attempt_took_is_charged_once(fake: FakeLlama) -> 
         assert 0 < served(made.pool) < 40
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["no_done", "truncate"])
+@on_both_loops
+async def test_an_answer_that_was_gone_on_with_is_charged_as_often_as_it_was_made(
+    fake: FakeLlama, kind: str, stream: bool
+) -> None:
+    fake.fault(kind, after=6, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat(stream=stream))
+        assert error is None
+        assert (record.attempts, len(record.resumed)) == (2, 1)
+        assert (record.usage.completion_tokens, record.usage.estimated) == (8, False)
+        # Its eight tokens once; its prompt, and for the second time what was said, for each server that has read it.
+        once = cost_of(record.usage)
+        assert served(made.pool) == once if kind == "no_done" else once < served(made.pool) < 2 * once + 20
+
+
 @on_both_loops
 async def test_failures_of_the_replicas_own_making_open_its_breaker(fake: FakeLlama) -> None:
     fake.fault("status", status=500)

@@ -66,15 +66,17 @@ class Strand:
 
     @property
     def attempt_usage(self) -> Usage:
-        """What the last attempt has taken of it."""
-        return self.usage if self._joint is None else self._joint.usage
+        """What the last attempt has taken of it: nothing when it was not even sent."""
+        if self._said is None:
+            return self.usage
+        return Usage() if self._joint is None else self._joint.usage
 
     def break_off(self) -> bool:
         """The attempt has failed; True when the next one can go on where it ended."""
         said = self._transcript.said() if self._transcript is not None and self.events else None
         call = None if said is None else going_on(self._first, said)
         if call is not None:
-            self.call, self._said = call, said
+            self.call, self._said, self._joint = call, said, None
         return call is not None
 
     def resume(self, counted: int | None) -> bool:

@@ -141,10 +141,10 @@ class Trying:
     def _tell(self, lease: Lease, leased_at: float) -> None:
         """What the attempt has taken, however it ended: its client's account and the replica's cache go by it."""
         record = self.record
-        if self.strand is not None and self._resuming is not None:
-            lease.usage = self.strand.attempt_usage
+        lease.usage = record.usage if self.strand is None else self.strand.attempt_usage
+        if self._resuming is not None:
+            # The marks are those of the attempt that began it.
             return
-        lease.usage = record.usage
         if record.first_byte_at is not None:
             lease.prefill_s = record.first_byte_at - leased_at
         record.foreseen_tokens = lease.foreseen_tokens
