@@ -111,6 +111,22 @@ class Queueing(RuleBasedStateMachine):
         if isinstance(refusal, ContextLengthExceeded):
             assert text == TOO_LONG
 
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def a_call_is_cut_and_comes_back(self, data: st.DataObject) -> None:
+        """It is not refused for a full queue, and nobody who came before it is served before it."""
+        lease = data.draw(st.sampled_from(self.leases))
+        self.do(self.end_of(lease, failed=True))
+        call, principal = lease.demand.call, lease.demand.principal
+        demand = Demand(call, principal, lease.demand.body_bytes, returns=True)
+        self.waiting.append(Arrival(self.loop.create_task(self.pool.lease(demand)), demand, self.loop.time()))
+        task = self.waiting[-1].task
+        self.do()
+        assert not isinstance(self.refusal(task), QueueFull)
+        if not task.done():
+            first = next(place.who.demand for place in self.pool._queue.in_turn(self.loop.time(), LIFT_S))
+            assert first.returns
+
     @rule(number=st.integers(0, 2), text=st.sampled_from(TEXTS))
     def a_replica_has_read_a_prompt(self, number: int, text: str) -> None:
         self.replicas[number % len(self.replicas)].prefixes.learn(demand_of(text=text).prompt)
@@ -182,9 +198,12 @@ class Queueing(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_bounded(self) -> None:
         if self.served():
-            assert self.pool.waiting == len(self.waiting) <= self.length
+            assert self.pool.waiting == len(self.waiting)
+            # Those who have been served already are let in all the same.
+            came = [arrival for arrival in self.waiting if not arrival.demand.returns]
+            assert len(came) <= self.length
             for client in CLIENTS:
-                own = sum(arrival.demand.principal == client for arrival in self.waiting)
+                own = sum(arrival.demand.principal == client for arrival in came)
                 assert own <= self.per_client
 
     @invariant()
@@ -240,8 +259,8 @@ class Queueing(RuleBasedStateMachine):
         stay = [arrival for arrival in self.waiting if not arrival.task.done()]
         for client in CLIENTS:
             self.nobody_is_overtaken_by_the_same_client(
-                [arrival for arrival in granted if arrival.demand.principal == client],
-                [arrival for arrival in stay if arrival.demand.principal == client],
+                [each for each in granted if each.demand.principal == client and not each.demand.returns],
+                [each for each in stay if each.demand.principal == client and not each.demand.returns],
             )
         self.leases += [arrival.task.result() for arrival in granted]
         self.waiting = stay
