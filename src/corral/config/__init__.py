@@ -17,11 +17,10 @@ from corral.config.settings import (
     QueueSettings,
     RequestSettings,
     RetrySettings,
-    RouteTimeouts,
     RoutingSettings,
     ServerSettings,
-    TimeoutSettings,
 )
+from corral.config.time_settings import RouteTimeouts, TimeoutSettings
 from corral.config.urls import is_loopback
 
 __all__ = [
