@@ -81,7 +81,7 @@ def test_every_answer_has_an_id(gateway: Gateway, line: str) -> None:
 
 FIELDS = {
     "ts", "level", "event", "request_id", "client", "priority", "route", "model", "replica", "route_reason", "stream",
-    "status", "outcome", "error_code", "attempts", "prompt_tokens", "cached_tokens", "foreseen_tokens",
+    "status", "outcome", "error_code", "attempts", "resumed", "prompt_tokens", "cached_tokens", "foreseen_tokens",
     "completion_tokens", "estimated", "queue_wait_ms", "ttft_ms", "duration_ms", "bytes_in", "bytes_out",
 }  # fmt: skip
 

@@ -8,8 +8,8 @@ import orjson
 
 from corral.core import sse
 
-# A longer text is not kept: no context that a resumed prompt could fill is as large.
-KEPT_BYTES = 4 * 1024 * 1024
+# A longer text is not kept: it is some 200,000 tokens, and there may be thousands of streams.
+KEPT_BYTES = 1024 * 1024
 # So many texts of tokens are kept apart before they are put together: an object for each takes more than its text.
 TEXTS_APART = 64
 
@@ -59,10 +59,15 @@ class Transcript:
     def chunk(self, event: bytes) -> None:
         """An event with a chunk has passed."""
         self._put_away()
-        self._chunk = event
+        if len(event) > KEPT_BYTES:
+            self._lose()
+        elif not self._lost:
+            self._chunk = event
 
     def texts(self, texts: Sequence[bytes]) -> None:
         """More chunks like the last have passed, with these texts."""
+        if self._lost:
+            return
         self._texts += texts
         if len(self._texts) > TEXTS_APART:
             self._texts = [b"".join(self._texts)]
@@ -71,9 +76,10 @@ class Transcript:
 
     def text(self, text: bytes) -> None:
         """As ``texts``, for one."""
-        self._texts.append(text)
-        if len(self._texts) > TEXTS_APART:
-            self.texts(())
+        if not self._lost:
+            self._texts.append(text)
+            if len(self._texts) > TEXTS_APART:
+                self.texts(())
 
     def said(self) -> Said | None:
         """What was said so far; None when nobody can go on with it."""

@@ -81,10 +81,33 @@ def test_a_killed_llama_server_comes_back_and_the_next_request_is_answered(morta
     assert mortal.metric("corral_replica_state", state="ready") == 1
 
 
-def test_a_stream_that_loses_its_llama_server_is_told_so_and_not_ended_as_if_it_were_whole(mortal: Gateway) -> None:
+def test_a_stream_that_loses_its_llama_server_goes_on_when_it_is_back(mortal: Gateway) -> None:
     with OpenAI(base_url=f"{mortal.url}/v1", api_key=KEY, max_retries=0) as client:
         stream = client.chat.completions.create(
-            model="smol", messages=[{"role": "user", "content": "hello"}], stream=True, extra_body={"ignore_eos": True}
+            model="smol",
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            max_tokens=60,
+            extra_body={"ignore_eos": True},
+        )
+        chunks = iter(stream)
+        first = next(chunks)
+        kill_engine(mortal)
+        *_, last = rest = list(chunks)
+    assert {chunk.id for chunk in rest} == {first.id}
+    assert last.choices[0].finish_reason == "length"
+    mortal.until_idle()
+    record = mortal.records()[-1]
+    assert (record["outcome"], record["resumed"], record["completion_tokens"]) == ("ok", 1, 60)
+
+
+def test_a_stream_that_cannot_go_on_is_told_so_and_not_ended_as_if_it_were_whole(mortal: Gateway) -> None:
+    with OpenAI(base_url=f"{mortal.url}/v1", api_key=KEY, max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="smol",
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            extra_body={"ignore_eos": True, "grammar": 'root ::= ("hello. ")+'},
         )
         chunks = iter(stream)
         assert next(chunks).choices
