@@ -123,8 +123,9 @@ def script_in(prompt: str) -> tuple[dict[str, Any], str, str]:
     before, mark, script = prompt.rpartition(SCRIPT_MARK)
     if not mark:
         return {}, prompt, ""
-    told, end = json.JSONDecoder().raw_decode(script)
-    return dict(told), before + mark + script[:end], script[end:]
+    told, end = json.JSONDecoder().raw_decode(script, len(script) - len(script.lstrip()))
+    behind = script[end:]
+    return dict(told), before + mark + script[:end], behind if behind.strip() else ""
 
 
 def scripted(script: dict[str, Any]) -> list[Piece]:

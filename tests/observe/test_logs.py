@@ -112,6 +112,7 @@ def test_an_exchange_is_one_line_with_everything_about_it() -> None:
             "outcome": "ok",
             "error_code": None,
             "attempts": 1,
+            "resumed": 0,
             "prompt_tokens": 30,
             "cached_tokens": 10,
             "foreseen_tokens": 8,

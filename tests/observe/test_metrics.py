@@ -248,6 +248,7 @@ def test_every_metric_and_its_labels_are_documented_and_nothing_else_is() -> Non
     estimated = served()
     estimated.usage = Usage(estimated=True)
     estimated.foreseen_tokens = 0
+    estimated.resumed = ("upstream_connection_lost",)
     metrics.observe(estimated)
     metrics.pull(lambda: (Reading(each, 1, tuple("x" * len(each.labels))) for each in Instrument))
     told: dict[str, set[str]] = {}
