@@ -11,7 +11,7 @@ from corral.core import sse
 # A longer text is not kept: it is some 200,000 tokens, and there may be thousands of streams.
 KEPT_BYTES = 1024 * 1024
 # So many texts of tokens are kept apart before they are put together: an object for each takes more than its text.
-TEXTS_APART = 64
+TEXTS_APART = 16
 
 # What a piece of an answer may hold, if another replica is to go on with it.
 DELTA = frozenset({"role", "content", "reasoning_content"})
