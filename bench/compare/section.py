@@ -20,7 +20,7 @@ def publish(name: str, title: str, table: Table, verdict: str, svg: str | None =
     beside.mkdir(parents=True, exist_ok=True)
     if svg is not None:
         (beside / f"{name}.svg").write_text(svg)
-    (beside / f"{name}.md").write_text(
+    (beside / f"{name}.section").write_text(
         "\n".join(_section(name, title, table, verdict, pictured=svg is not None)) + "\n"
     )
     page = DOCS / "benchmarks.md"
@@ -31,7 +31,7 @@ def publish(name: str, title: str, table: Table, verdict: str, svg: str | None =
 
 def sections(beside: Path) -> Iterator[str]:
     """All that have been written, for the end of the page."""
-    found = sorted(beside.glob("*.md"))
+    found = sorted(beside.glob("*.section"))
     if found:
         yield f"\n{MARK}"
     for section in found:
