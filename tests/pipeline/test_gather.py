@@ -16,6 +16,7 @@ from corral.core.record import Record
 from corral.core.usage import Usage
 from corral.pipeline.gather import Gathered, Gathering
 from corral.pipeline.relay import StreamWatch
+from corral.pipeline.strand import Strand
 from corral.pipeline.stream import StreamReader
 from support.exchanges import LONG_S, OK, SHORT_S, murmur, opened, send
 from support.loops import on_both_loops
@@ -177,13 +178,14 @@ async def gather_from(
     async with opened() as client, serving(script) as server:
         with await send(client, server) as reply:
             watch = StreamWatch(reply, record, lambda: float(next(ticks)), between_tokens_s)
-            gathered = Gathered(call)
+            gathered = Gathered(call.endpoint)
+            strand = Strand(call, gathered.open, folds=True)
             try:
-                await gathered.strand.splice(reply, watch.tokens)
+                await strand.splice(reply, watch.tokens)
             except CorralError as error:
                 return error
             finally:
-                record.usage = gathered.strand.usage
+                record.usage = strand.usage
             whole: dict[str, Any] = json.loads(gathered.body(record.usage))
             return whole
 

@@ -12,6 +12,10 @@ from corral.core import sse
 KEPT_BYTES = 1024 * 1024
 # So many texts of tokens are kept apart before they are put together: an object for each takes more than its text.
 TEXTS_APART = 16
+# So many chunks with the texts that followed are kept as they came: most streams have no more.
+CHUNKS_APART = 4
+# One that is larger than this stands alone.
+LARGE_BYTES = 4096
 
 # What a piece of an answer may hold, if another replica is to go on with it.
 DELTA = frozenset({"role", "content", "reasoning_content"})
@@ -42,15 +46,16 @@ class Transcript:
     text only come as their texts.
     """
 
-    __slots__ = ("_chunk", "_content", "_finish", "_identity", "_lost", "_reasoning", "_size", "_texts")
+    __slots__ = ("_content", "_finish", "_identity", "_lost", "_reasoning", "_rows", "_size", "_texts")
 
     def __init__(self) -> None:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._identity: dict[str, Any] = {}
         self._finish: str | None = None
-        # The last whole chunk, and the texts, as JSON without quotes, of those like it that followed.
-        self._chunk: bytes | None = None
+        # Whole chunks, each with the texts, as JSON without quotes, of those like it that followed.
+        self._rows: list[tuple[bytes, list[bytes]]] = []
+        # Those of the last one.
         self._texts: list[bytes] = []
         self._size = 0
         # It holds what cannot be gone on with, or too much.
@@ -58,11 +63,15 @@ class Transcript:
 
     def chunk(self, event: bytes) -> None:
         """An event with a chunk has passed."""
-        self._put_away()
+        if self._lost:
+            return
         if len(event) > KEPT_BYTES:
             self._lose()
-        elif not self._lost:
-            self._chunk = event
+            return
+        if len(self._rows) == CHUNKS_APART or len(event) > LARGE_BYTES:
+            self._put_away()
+        self._texts = []
+        self._rows.append((event, self._texts))
 
     def texts(self, texts: Sequence[bytes]) -> None:
         """More chunks like the last have passed, with these texts."""
@@ -70,7 +79,7 @@ class Transcript:
             return
         self._texts += texts
         if len(self._texts) > TEXTS_APART:
-            self._texts = [b"".join(self._texts)]
+            self._texts[:] = [b"".join(self._texts)]
             if len(self._texts[0]) > KEPT_BYTES:
                 self._lose()
 
@@ -90,16 +99,14 @@ class Transcript:
 
     def _lose(self) -> None:
         self._lost = True
-        self._content, self._reasoning, self._chunk, self._texts = [], [], None, []
+        self._content, self._reasoning, self._rows, self._texts = [], [], [], []
 
     def _put_away(self) -> None:
-        """Take the last chunk and those like it apart."""
-        event, texts = self._chunk, b"".join(self._texts)
-        self._chunk, self._texts = None, []
-        if event is None or self._lost:
-            return
+        """Take the chunks and those like them apart."""
+        rows, self._rows, self._texts = self._rows, [], []
         try:
-            self._take(orjson.loads(sse.payload(event) or b""), orjson.loads(b'"%b"' % texts))
+            for event, texts in rows:
+                self._take(orjson.loads(sse.payload(event) or b""), orjson.loads(b'"%b"' % b"".join(texts)))
         except (LookupError, TypeError, ValueError, AttributeError):
             self._lose()
         if self._size > KEPT_BYTES:

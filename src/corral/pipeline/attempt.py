@@ -47,9 +47,9 @@ class Attempts:
         await self._stream(strand, lease, record, answer.watch)
         answer.end()
 
-    async def gather(self, gathered: Gathered, lease: Lease, record: Record) -> Whole:
+    async def gather(self, gathered: Gathered, strand: Strand, lease: Lease, record: Record) -> Whole:
         """The reply in one piece, gathered from a stream; raises what broke it."""
-        await self._stream(gathered.strand, lease, record)
+        await self._stream(strand, lease, record)
         return Whole(gathered.body(record.usage), record.usage)
 
     async def whole(self, call: Call, lease: Lease, record: Record) -> Whole:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from corral.config import RetrySettings
@@ -45,6 +45,12 @@ class Forwarder:
     on_retry: Callable[[str, str], None]
     # What answers when nothing of a pool can, if there is such a one.
     fallback: Callable[[Pool], Pool | None] = lambda _: None
+    # The same for all calls; made of the above.
+    persistence: Persistence = field(init=False)
+
+    def __post_init__(self) -> None:
+        persistence = Persistence(self.retries, self.attempts.clock, self.jitter, self.on_retry)
+        object.__setattr__(self, "persistence", persistence)
 
     async def forward(self, call: Call, principal: Principal, pool: Pool, answer: Answer, record: Record) -> None:
         """Answer the call; raises the error that it ends in, and UpstreamTimeout when its time is up."""
@@ -96,9 +102,10 @@ class Forwarder:
             return await self._trying(demand, pool, answer, record).until_answered(
                 partial(self.attempts.whole, demand.call)
             )
-        gathered = Gathered(demand.call)
-        trying = self._trying(demand, pool, answer, record, gathered.strand)
-        return await trying.until_answered(partial(self.attempts.gather, gathered))
+        gathered = Gathered(demand.call.endpoint)
+        strand = Strand(demand.call, gathered.open, folds=True)
+        trying = self._trying(demand, pool, answer, record, strand)
+        return await trying.until_answered(partial(self.attempts.gather, gathered, strand))
 
     async def _in_parts(self, demand: Demand, size: int, pool: Pool, answer: Answer, record: Record) -> Whole:
         """Let the parts of a large call take their turns in the queue, and put their replies together."""
@@ -129,8 +136,7 @@ class Forwarder:
     def _trying(
         self, demand: Demand, pool: Pool, answer: Answer | None, record: Record, strand: Strand | None = None
     ) -> Trying:
-        persistence = Persistence(self.retries, self.attempts.clock, self.jitter, self.on_retry)
-        return Trying(persistence, demand, pool, answer, record, strand)
+        return Trying(self.persistence, demand, pool, answer, record, strand)
 
 
 def _ensure_streamable(call: Call, pool: Pool) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 
 from corral.core import sse
-from corral.core.call import Call, Endpoint
+from corral.core.call import Endpoint
 from corral.core.chunks import usage_json
 from corral.core.errors import BadReply
 from corral.core.usage import Usage
-from corral.pipeline.strand import Sink, Strand
+from corral.pipeline.strand import Sink
 
 # What a whole reply calls itself; its chunks have names of their own.
 OBJECTS = {Endpoint.CHAT: "chat.completion", Endpoint.COMPLETIONS: "text_completion"}
@@ -19,17 +19,20 @@ GATHER_LIMIT_BYTES = 256 * 1024 * 1024
 
 
 class Gathered:
-    """A reply that is gathered, over all the attempts that it takes. One writer: its strand."""
+    """A reply that is gathered, over all the attempts that it takes. One writer: the strand that has it.
 
-    def __init__(self, call: Call) -> None:
-        self._endpoint = call.endpoint
-        self.strand = Strand(call, self._open, folds=True)
+    It knows nothing of the strand: two that hold one another are not freed before the collector comes by.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     def body(self, usage: Usage) -> bytes:
         """The whole reply as JSON."""
         return orjson.dumps(self._gathering.reply() | {"usage": usage_json(usage)})
 
-    def _open(self) -> Sink:
+    def open(self) -> Sink:
+        """Begin anew; what takes the events."""
         self._gathering = Gathering(self._endpoint)
         return self._gathering.add
 

@@ -22,4 +22,6 @@ class TimeLimits:
 
     def of(self, model: str, endpoint: Endpoint) -> RouteTimeouts:
         """The limits of a model's own, or else those of the route."""
+        if not self._of:
+            return self._timeouts.of(endpoint)
         return self._of.get((model, endpoint)) or self._timeouts.of(endpoint)

@@ -61,7 +61,7 @@ class Trying:
 
     async def until_answered(self, attempt: Attempt[T]) -> T:
         """Attempts until one succeeds, the error is final, the rest cannot be asked for, or it takes too long."""
-        tries = Tries(self.persistence.retries)
+        tries: Tries | None = None
         while True:
             try:
                 return await self._once(attempt)
@@ -71,6 +71,7 @@ class Trying:
                     raise self._resuming from error
                 raise
             except UpstreamError as error:
+                tries = tries or Tries(self.persistence.retries)
                 pause_s = self._pause_s(error, tries)
                 if pause_s is None:
                     raise
