@@ -193,6 +193,17 @@ async def test_a_model_that_moves_elsewhere_is_served_there(tmp_path: Path) -> N
 
 
 @async_test
+async def test_a_remote_replica_that_comes_first_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    with FakeLlama() as first, FakeLlama() as second:
+        before = {**A, "file": None, "remote": (first.url,)}
+        async with reloading(config_of(tmp_path, before)) as corral:
+            await corral.use("a")
+            await corral.reload(config_of(tmp_path, {**before, "remote": (second.url, first.url)}))
+            named = {str(each.address): each.name for each in corral.assembly.fleet.pool("a").replicas}
+            assert named == {first.url.removeprefix("http://"): "a/0", second.url.removeprefix("http://"): "a/1"}
+
+
+@async_test
 async def test_ten_reloads_at_once_leave_the_last_in_force(tmp_path: Path) -> None:
     async with reloading(config_of(tmp_path, A)) as corral:
         await corral.use("a")

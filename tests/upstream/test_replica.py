@@ -226,6 +226,16 @@ def given_up(replica: Replica, tasks: int = 1) -> None:
         lease.started = lease.abandoned = True
 
 
+def test_who_waits_for_its_last_slot_is_told_when_its_process_has_gone_with_it() -> None:
+    replica, told = replica_of(2), []
+    replica.facts = Facts(slots=2, shows_slots=True)
+    given_up(replica)
+    replica.on_idle = lambda: told.append("idle")
+    assert replica.busy == 1
+    replica.become(State.BACKOFF, "it was killed")
+    assert (replica.busy, told) == (0, ["idle"])
+
+
 @on_both_loops
 async def test_a_slot_of_a_server_that_does_not_show_them_is_free_at_once() -> None:
     async with told_llama() as llama:

@@ -1,7 +1,8 @@
 """Brings the models from one configuration to another, and touches only what has changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from corral.config import Config, ModelSettings
 from corral.core.balance import Balance
@@ -111,10 +112,11 @@ class Changes:
     def _change_remotes(self, now: Sequence[Replica], model: ModelSettings) -> tuple[Replica, ...]:
         """The replicas that are named now; those that were named before are the same ones."""
         before = {(replica.address, replica.key, replica.weight): replica for replica in now}
-        replicas = []
+        replicas: list[Replica] = []
         for made in self.maker.remote_replicas(model):
             same = before.pop((made.address, made.key, made.weight), None)
             if same is None:
+                _name_apart(made, (*now, *replicas))
                 self.watches.begin(made)
             replicas.append(same or made)
         for gone in before.values():
@@ -148,6 +150,13 @@ def begin(entry: Entry, loader: Loader, watches: Watches) -> None:
 def remotes_of(entry: Entry) -> Sequence[Replica]:
     """The llama-servers of a model that run elsewhere."""
     return entry.pool.replicas if entry.local is None else entry.local.remotes
+
+
+def _name_apart(made: Replica, others: Iterable[Replica]) -> None:
+    """Give a new one the first number that none of the others has."""
+    taken = {other.name for other in others}
+    names = map(f"{made.name.rstrip('0123456789')}{{}}".format, count())
+    made.name = next(name for name in names if name not in taken)
 
 
 def _goes_on(entry: Entry, model: ModelSettings | None) -> bool:

@@ -79,7 +79,10 @@ class LocalModel:
         """It should be loaded: someone waits for it, or has asked for it."""
         if self.phase is not Phase.UNLOADED:
             return False
-        return self.asked or (self.residency.on_demand and not self.drained and self.pool.waiting > 0)
+        if self.asked:
+            return True
+        # Those that run elsewhere may serve those who wait.
+        return self.residency.on_demand and not self.drained and self.pool.waiting > 0 and not self.pool.ready
 
     @property
     def names(self) -> frozenset[str]:

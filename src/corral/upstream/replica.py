@@ -244,6 +244,8 @@ class Replica:
             # Whatever ran there is over, or will be by the time it answers again. Nothing is left of its cache.
             self._lingering.clear()
             self.prefixes.clear()
+            if self.on_idle is not None and not self.busy:
+                self.on_idle()
         if state is not old:
             self.on_transition(Transition(self.name, self.model, old, state, why, self._clocks.unix()))
         self.on_change()
