@@ -106,17 +106,24 @@ def reload_often(reloaded: Reloaded) -> None:
     assert reloaded.names() == ["one"]
 
 
-def test_wrong_settings_change_nothing_and_say_why(reloaded: Reloaded) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("queue:\n  lenght: 5\n", "queue.lenght"),
+        ("  - {{name: three, hf: nothing}}\n", "the model 'three', hf: no model"),
+    ],
+)
+def test_wrong_settings_change_nothing_and_say_why(reloaded: Reloaded, wrong: str, why: str) -> None:
     gateway = reloaded.gateway
     before = children_of(gateway.process.pid)
-    reloaded.write(HEAD + ONE + "queue:\n  lenght: 5\n")
+    reloaded.write(HEAD + ONE + wrong)
     refused = reloaded.post()
     assert refused.status_code == 400
     assert "nothing was changed" in refused.json()["error"]["message"]
-    assert "queue.lenght" in refused.json()["error"]["message"]
+    assert why in refused.json()["error"]["message"]
     done = reloaded.command()
     assert (done.returncode, done.stdout) == (1, "")
-    assert "queue.lenght" in done.stderr
+    assert why in " ".join(done.stderr.split())
     assert reloaded.names() == ["one", "two", "remote"]
     assert children_of(gateway.process.pid) == before
 

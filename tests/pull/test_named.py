@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from corral.config import Config, ModelSettings
+from corral.core.errors import ConfigError
 from corral.pull.memory import remember, remembered
 from corral.pull.named import fetched
 from support.fake_hub import REPOSITORY, Hub, serving_hub
@@ -66,6 +67,12 @@ def test_what_was_pulled_before_is_taken_without_asking(tmp_path: Path) -> None:
     assert model.file == file
     plain = Config(models=(ModelSettings(name="m", upstreams=("http://127.0.0.1:1",)),))
     assert fetched(plain, Console(), tmp_path) is plain
+
+
+def test_what_cannot_be_had_is_a_wrong_setting(tmp_path: Path) -> None:
+    config = Config(models=(ModelSettings(name="m", hf="nothing-of-the-kind"),))
+    with pytest.raises(ConfigError, match="the model 'm', hf: no model is called 'nothing-of-the-kind'"):
+        fetched(config, Console(), tmp_path)
 
 
 @pytest.mark.parametrize("told", ["", "nonsense", "[]", '{"a": 7}', '{"a": "gone.gguf"}'])

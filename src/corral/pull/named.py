@@ -5,14 +5,15 @@ from pathlib import Path
 from rich.console import Console
 
 from corral.config import Config, ModelSettings
-from corral.pull import pull
+from corral.core.errors import ConfigError
+from corral.pull import PullError, pull
 from corral.pull.memory import remembered
 
 MODELS = Path("models")
 
 
 def fetched(config: Config, console: Console, into: Path = MODELS) -> Config:
-    """The settings with a file for each model that names what to fetch; raises PullError.
+    """The settings with a file for each model that names what to fetch; raises ConfigError where that cannot be had.
 
     What was fetched once is there without asking anybody.
     """
@@ -23,5 +24,9 @@ def fetched(config: Config, console: Console, into: Path = MODELS) -> Config:
 def _with_file(model: ModelSettings, console: Console, into: Path) -> ModelSettings:
     if model.hf is None:
         return model
-    file = remembered(model.hf, into) or pull(model.hf, into, console)
+    try:
+        file = remembered(model.hf, into) or pull(model.hf, into, console)
+    except PullError as error:
+        # Whoever reloads settings is told of it as of any that are wrong, and goes on with those in force.
+        raise ConfigError([f"the model '{model.name}', hf: {error.message}"]) from error
     return model.model_copy(update={"file": file.resolve()})
