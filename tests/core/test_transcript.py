@@ -39,6 +39,14 @@ def test_thoughts_and_words_are_kept_apart_and_the_identity_is_that_of_the_first
     assert said == Said("Yes", "hmm", SHARED)
 
 
+def test_what_is_null_is_no_text() -> None:
+    said = heard(
+        delta(role="assistant", content=None, reasoning_content=None), delta(content="a", reasoning_content=None)
+    )
+    assert said is not None
+    assert (said.content, said.reasoning) == ("a", "")
+
+
 def test_a_completions_text_is_kept() -> None:
     said = heard(event({"text": "a", "logprobs": None}), event({"text": "b", "finish_reason": "stop"}))
     assert said is not None
@@ -50,6 +58,7 @@ def test_a_completions_text_is_kept() -> None:
     [
         delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": ""}}]),
         delta(content="a", annotations=[]),
+        delta(content="a", reasoning_content="b"),
         event({"delta": {"content": "a"}, "logprobs": {"content": []}}),
         event({"delta": {"content": "a"}, "index": 1}),
         event({"delta": {"content": "a"}, "surprise": 1}),

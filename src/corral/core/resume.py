@@ -2,8 +2,8 @@
 
 A chat is sent again with the text so far as its last message, which
 llama-server then continues; a completion with the text behind its prompt. At
-temperature 0, with nothing else in the batch, the joined text is the one
-that would have come without the break.
+temperature 0 the joined text is the one that would have come without the
+break, as far as the server reads as it writes (docs/decisions/0012).
 """
 
 from collections.abc import Mapping

@@ -18,7 +18,8 @@ CHUNKS_APART = 4
 LARGE_BYTES = 4096
 
 # What a piece of an answer may hold, if another replica is to go on with it.
-DELTA = frozenset({"role", "content", "reasoning_content"})
+TEXTS = ("content", "reasoning_content")
+DELTA = frozenset({"role", *TEXTS})
 PIECE = frozenset({"index", "finish_reason", "logprobs", "delta", "text"})
 # Of a chunk, what says which answer it is part of.
 IDENTITY = ("id", "object", "created", "model", "system_fingerprint")
@@ -70,6 +71,8 @@ class Transcript:
             return
         if len(self._rows) == CHUNKS_APART or len(event) > LARGE_BYTES:
             self._put_away()
+            if self._lost:
+                return
         self._texts = []
         self._rows.append((event, self._texts))
 
@@ -119,10 +122,11 @@ class Transcript:
             raise ValueError("nobody else can go on with this")
         if not self._identity:
             self._identity = {key: chunk[key] for key in IDENTITY if key in chunk}
-        kept, key = (
-            (self._reasoning, "reasoning_content") if "reasoning_content" in delta else (self._content, "content")
-        )
+        texts = [key for key in TEXTS if isinstance(delta.get(key), str)]
+        if len(texts) > 1:
+            raise ValueError("which of them the next ones add to cannot be told")
+        key = texts[0] if texts else "content"
         text = (delta.get(key) or "") + more
         self._size += len(text)
-        kept.append(text)
+        (self._content if key == "content" else self._reasoning).append(text)
         self._finish = piece["finish_reason"] or self._finish
