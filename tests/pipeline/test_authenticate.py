@@ -6,7 +6,7 @@ import pytest
 
 from corral.config import ApiKey, QueueSettings
 from corral.core.errors import Unauthorized
-from corral.core.principal import ANONYMOUS, Principal
+from corral.core.principal import ANONYMOUS, OPERATOR, Principal
 from corral.pipeline.answer import Headers
 from corral.pipeline.authenticate import Keyring
 
@@ -34,11 +34,11 @@ def bearer(key: bytes) -> Headers:
     ],
 )
 def test_a_known_key_is_its_client(headers: Headers) -> None:
-    assert KEYRING.authenticate(headers) == Principal("team-a", operator=False)
+    assert KEYRING.authenticate(headers) == Principal("team-a")
 
 
 def test_the_key_of_an_operator_is_an_operators() -> None:
-    assert KEYRING.authenticate(bearer(b"key-b")) == Principal("team-b", operator=True)
+    assert KEYRING.authenticate(bearer(b"key-b")) == Principal("team-b", OPERATOR)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from corral.core.errors import InvalidRequest, NotReady, QueueFull, RateLimited
-from corral.core.principal import ANONYMOUS, Principal
+from corral.core.principal import ANONYMOUS, OPERATOR, Principal
 from corral.pipeline.limiter import Limiter
 
 TEAM_A = Principal("team_a")
@@ -75,7 +75,7 @@ def test_two_keys_of_one_client_share_its_limit_and_other_clients_have_their_own
     limiter = Limiter(1, 60.0, Clock())
     take(limiter, TEAM_A)
     with pytest.raises(RateLimited):
-        take(limiter, Principal("team_a", operator=True))
+        take(limiter, Principal("team_a", OPERATOR))
     take(limiter, TEAM_B)
     take(limiter, ANONYMOUS)
 

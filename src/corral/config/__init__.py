@@ -11,7 +11,6 @@ from corral.config.settings import (
     AuthSettings,
     Config,
     FleetSettings,
-    LimitSettings,
     LlamaSettings,
     LogSettings,
     QueueSettings,
@@ -20,6 +19,7 @@ from corral.config.settings import (
     RoutingSettings,
     ServerSettings,
 )
+from corral.config.tenancy_settings import LimitSettings, StoreSettings, UsageSettings, ValkeySettings
 from corral.config.time_settings import RouteTimeouts, TimeoutSettings
 from corral.config.urls import is_loopback
 
@@ -42,7 +42,10 @@ __all__ = [
     "RoutingSettings",
     "ServerSettings",
     "Setting",
+    "StoreSettings",
     "TimeoutSettings",
+    "UsageSettings",
+    "ValkeySettings",
     "is_loopback",
     "key_digest",
     "launch_plan",

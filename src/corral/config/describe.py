@@ -17,7 +17,7 @@ from corral.config.names import (
     MODEL_FLAG,
     MODEL_NAMES,
     MODELS,
-    UPSTREAM_KEY,
+    SECRETS,
     environment_names,
 )
 from corral.config.settings import Config
@@ -116,7 +116,7 @@ def _setting(
 ) -> Setting:
     default = _spelled(attributes[-1], value)
     example = str(field.examples[0]) if field.examples else default
-    return Setting(path, attributes, names, value, default, example, field.description or "", path == UPSTREAM_KEY)
+    return Setting(path, attributes, names, value, default, example, field.description or "", path in SECRETS)
 
 
 def _spelled(attribute: str, value: object) -> str:

@@ -17,6 +17,7 @@ Flag = Annotated[bool, BeforeValidator(values.flag)]
 Duration = Annotated[float, BeforeValidator(units.seconds), Field(ge=0)]
 PositiveDuration = Annotated[float, BeforeValidator(units.seconds), Field(gt=0)]
 Size = Annotated[int, BeforeValidator(units.size), Field(ge=1)]
+Price = Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(gt=0, le=1000)]
 Text = Annotated[str, BeforeValidator(values.text)]
 Words = Annotated[tuple[str, ...], BeforeValidator(values.words)]
@@ -44,6 +45,19 @@ def _sendable(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _database(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("postgresql://", "postgres://")):
+        right = "write postgresql://USER:PASSWORD@HOST/NAME; for SQLite set store.file instead"
+        raise Mistake("the URL is not one of PostgreSQL", right)
+    return secret
+
+
+def _valkey(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().startswith(("redis://", "rediss://", "valkey://", "valkeys://", "unix://")):
+        raise Mistake("the URL is not one of Valkey or Redis", "write redis://:PASSWORD@HOST:6379/0")
+    return secret
+
+
 def _content(value: object) -> object:
     """The secret in a file."""
     if isinstance(value, SecretStr):
@@ -57,6 +71,14 @@ def _content(value: object) -> object:
 
 Level = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_word)]
 BalanceName = Annotated[Literal["prefix", "least_busy", "round_robin", "sticky"], BeforeValidator(_word)]
+Away = Annotated[Literal["refuse", "share"], BeforeValidator(_word)]
+LimitName = Annotated[
+    Literal["requests", "tokens", "in_flight", "tokens_day", "tokens_month", "max_tokens", "max_context"],
+    BeforeValidator(_word),
+]
+LimitNames = Annotated[tuple[LimitName, ...], BeforeValidator(values.words)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database)]
+ValkeyUrl = Annotated[SecretStr, AfterValidator(_valkey)]
 Secret = Annotated[SecretStr, AfterValidator(_sendable)]
 SecretInFile = Annotated[SecretStr, BeforeValidator(_content), AfterValidator(_sendable)]
 

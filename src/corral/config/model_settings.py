@@ -13,6 +13,7 @@ from corral.config.kinds import (
     ModelNames,
     Positive,
     PositiveDuration,
+    Price,
     SecretInFile,
     Section,
     Size,
@@ -179,6 +180,18 @@ class ModelSettings(Section, frozen=True):
         default=None,
         description="`max_tokens` of a request that names none; `requests.default_max_tokens` if not set.",
         examples=[1024],
+    )
+
+    price_input: Price | None = Field(
+        default=None, description="What a million tokens of prompts cost, in `usage.currency`.", examples=[0.2]
+    )
+    price_cached: Price | None = Field(
+        default=None,
+        description="What a million tokens of prompts cost that were in the cache; `price_input` if not set.",
+        examples=[0.02],
+    )
+    price_output: Price | None = Field(
+        default=None, description="What a million tokens of replies cost.", examples=[0.6]
     )
 
     @property

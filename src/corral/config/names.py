@@ -15,6 +15,9 @@ MODEL_NAMES = (MODEL_UPSTREAMS, BASE_URL)
 # The settings that are secrets.
 KEYS = "auth.keys"
 UPSTREAM_KEY = "llama.api_key"
+STORE_URL = "store.url"
+VALKEY_URL = "valkey.url"
+SECRETS = frozenset({KEYS, UPSTREAM_KEY, STORE_URL, VALKEY_URL})
 
 # Where the settings file is.
 CONFIG_FILE = "CORRAL_CONFIG"

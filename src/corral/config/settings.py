@@ -32,6 +32,7 @@ from corral.config.kinds import (
 )
 from corral.config.model_settings import ModelSettings
 from corral.config.problems import Mistake
+from corral.config.tenancy_settings import LimitSettings, StoreSettings, UsageSettings, ValkeySettings
 from corral.config.time_settings import TimeoutSettings
 from corral.core.principal import Priority
 
@@ -80,13 +81,6 @@ class AuthSettings(Section, frozen=True):
     allow_anonymous: Flag = Field(
         default=False, description="Serve without any key also when other machines can reach the listener."
     )
-
-
-class LimitSettings(Section, frozen=True):
-    """How much a client may ask for."""
-
-    requests: Count = Field(default=600, description="Requests a client may make in a window; 0 is no limit.")
-    window_s: PositiveDuration = Field(default=60.0, description="The length of the sliding window.")
 
 
 class QueueSettings(Section, frozen=True):
@@ -318,6 +312,9 @@ class Config(Section, frozen=True):
         description="Serve every model name with the only model; without it other names get 404. "
         "If not set: true with `LLAMA_BASE_URL` or one `--model`, false with `MODEL_UPSTREAMS` or `models`.",
     )
+    store: StoreSettings = StoreSettings()
+    usage: UsageSettings = UsageSettings()
+    valkey: ValkeySettings = ValkeySettings()
     logs: LogSettings = LogSettings()
 
     @model_validator(mode="after")

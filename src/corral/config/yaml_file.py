@@ -7,13 +7,15 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from corral.config.describe import by_path, model_fields, sections
-from corral.config.names import KEYS, MODELS, UPSTREAM_KEY
+from corral.config.names import KEYS, MODELS, STORE_URL, UPSTREAM_KEY, VALKEY_URL
 from corral.config.problems import Given, Problems, did_you_mean
 
 # Where secrets belong instead.
 SECRETS = {
     KEYS: "set OPENAI_API_KEYS or OPENAI_API_KEYS_FILE in the environment or .env",
     UPSTREAM_KEY: "set LLAMA_API_KEY in the environment or .env",
+    STORE_URL: "set CORRAL_STORE_URL in the environment or .env",
+    VALKEY_URL: "set CORRAL_VALKEY_URL in the environment or .env",
 }
 # One upstream needs no list.
 UPSTREAM = "upstream"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from corral.config import ApiKey, QueueSettings
 from corral.core.errors import Unauthorized
 from corral.core.headers import bearer
-from corral.core.principal import ANONYMOUS, Principal
+from corral.core.principal import ANONYMOUS, INFERENCE, OPERATOR, Principal, Scope
 from corral.pipeline.answer import Headers
 
 
@@ -19,8 +19,8 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[ApiKey], queue: QueueSettings, *, allow_anonymous: bool) -> None:
-        self._principals = {key.digest: (key.digest, _principal(key.client, key.operator, queue)) for key in keys}
-        self._anonymous = _principal(ANONYMOUS.client, ANONYMOUS.operator, queue)
+        self._principals = {key.digest: (key.digest, _owner(key, queue)) for key in keys}
+        self._anonymous = _principal(ANONYMOUS.client, ANONYMOUS.scopes, queue)
         self._keyless = allow_anonymous or not self._principals
         self.has_operator = any(principal.operator for _, principal in self._principals.values())
 
@@ -38,5 +38,9 @@ class Keyring:
         return known[1]
 
 
-def _principal(client: str, operator: bool, queue: QueueSettings) -> Principal:
-    return Principal(client, operator, queue.priority_of(client), queue.weight_of(client))
+def _owner(key: ApiKey, queue: QueueSettings) -> Principal:
+    return _principal(key.client, OPERATOR if key.operator else INFERENCE, queue)
+
+
+def _principal(client: str, scopes: frozenset[Scope], queue: QueueSettings) -> Principal:
+    return Principal(client, scopes, queue.priority_of(client), queue.weight_of(client))

@@ -1,0 +1,82 @@
+"""The database of keys and usage: SQLite in a file, or PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from corral.config import StoreSettings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# How long a writer waits for another one of SQLite's; what takes longer is an error, and tried again.
+BUSY_S = 5.0
+# A database that does not answer is away.
+CONNECT_S = 5.0
+COMMAND_S = 30.0
+
+
+def has_store(settings: StoreSettings) -> bool:
+    """Whether there is a store to use: a PostgreSQL is set, or the file exists."""
+    return settings.url is not None or settings.file.exists()
+
+
+def open_engine(settings: StoreSettings) -> AsyncEngine:
+    """The engine of the store, which connects when it is first used; ``dispose`` of it at the end."""
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        settings.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(url, connect_args={"timeout": BUSY_S}, hide_parameters=True)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        return engine
+    limits = {"timeout": CONNECT_S, "command_timeout": COMMAND_S}
+    return create_async_engine(url, connect_args=limits, hide_parameters=True, pool_size=2, pool_recycle=300)
+
+
+def database_url(settings: StoreSettings) -> URL:
+    """Where the store is, in SQLAlchemy's terms."""
+    if settings.url is None:
+        return URL.create("sqlite+aiosqlite", database=str(settings.file))
+    return make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that writes, committed when the block ends well; for reading, ``engine.connect()`` does."""
+    async with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            # Two that began with reading could not both go on to write.
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+
+
+async def migrate(engine: AsyncEngine) -> None:
+    """Bring the tables up to what this version of Corral knows; several may do so at once."""
+    async with writing(engine) as connection:
+        await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # Until the end of the transaction: others wait here, and then find everything done.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(716253441)")
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  (SQLAlchemy's adapter)
+    # Else Python's module would begin transactions where it thinks fit; ``writing`` begins ours.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # Readers and one writer at a time do not wait for each other, and a commit survives the death of this process.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
