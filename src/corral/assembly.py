@@ -5,8 +5,9 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,6 +42,9 @@ from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
+if TYPE_CHECKING:
+    from corral.tenancy import Tenancy
+
 log = logging.getLogger("corral")
 
 
@@ -65,6 +69,7 @@ class Assembly:
         self.loader = Loader(config.fleet, time.monotonic)
         self.watches = Watches()
         maker = self._maker(config)
+        self.tenancy = _tenancy(config, self._refresh_keys)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange(config)
@@ -75,7 +80,7 @@ class Assembly:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, self._remembering(tasks):
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
@@ -91,6 +96,12 @@ class Assembly:
                 for task in own:
                     task.cancel()
         await self.client.close()
+
+    def _remembering(self, tasks: asyncio.TaskGroup) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.tenancy is None else self.tenancy.running(tasks)
+
+    def _refresh_keys(self) -> None:
+        self.exchange.keyring.refresh()
 
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
@@ -148,7 +159,13 @@ class Assembly:
         attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
-            keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
+            keyring=Keyring(
+                config.auth.keys,
+                config.queue,
+                allow_anonymous=config.auth.allow_anonymous,
+                clock=time.time,
+                stored=None if self.tenancy is None else self.tenancy.stored,
+            ),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
             fleet=self.fleet,
             forwarder=forwarder,
@@ -171,6 +188,7 @@ class Assembly:
             loader=self.loader,
             load_patience_s=self.config.llama.start_timeout_s,
             reload=self.reload,
+            keys=None if self.tenancy is None else self.tenancy.keys,
         )
         return create_app(parts)
 
@@ -197,6 +215,15 @@ class Assembly:
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+
+
+def _tenancy(config: Config, on_keys: Callable[[], None]) -> "Tenancy | None":
+    """Where there is a store; without one nothing of it is imported."""
+    if not config.store.used:
+        return None
+    from corral.tenancy import Tenancy
+
+    return Tenancy(config.store, on_keys)
 
 
 class Current:

@@ -1,4 +1,4 @@
-"""The command line: serve, check, schema, pull, bench, models, status, reload, version; engine, for the launchers."""
+"""The command line: serve, check, schema, pull, bench, models, keys, status, reload; engine, for the launchers."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from corral.config import Config, Files, ModelSettings, launch_plan, load, setti
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
+from corral.keys_cli import keys_app
 from corral.operate import models_app, reload, status
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(engine_app, name="engine")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.command()(status)
 app.command()(reload)
 

@@ -70,7 +70,7 @@ class Forwarder:
             await self._forward(demand, pool, answer, record)
         except (Unavailable, UpstreamError):
             other = self.fallback(pool)
-            if other is None or answer.started:
+            if other is None or answer.started or not demand.principal.may_ask(other.name):
                 raise
             record.model = other.name
             answer.headers.append((FALLBACK_HEADER, other.name.encode()))
