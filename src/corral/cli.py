@@ -188,6 +188,7 @@ def _table(settings: Config) -> Table:
     for model in settings.models:
         table.add_row(model.name, *_served(model, settings))
     clients = sorted({key.client for key in settings.auth.keys})
+    clients += [f"those of the store ({settings.store.where})"] if settings.store.used else []
     budget = settings.fleet.memory_bytes
     limit = f"\nmemory: {budget / 2**30:.1f} GiB for the models that Corral starts" if budget is not None else ""
     table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}{limit}"

@@ -96,7 +96,7 @@ def create(
     fresh = not settings.used
     key, secret = _with_store(settings, lambda store: store.create(terms), make=True)
     if fresh:
-        notes.print(f"made the store {settings.file}; a Corral that runs already uses it after a restart")
+        notes.print(f"made the store {settings.where}; a Corral that runs already uses it after a restart")
     _print_secret(key, secret, as_json=as_json)
 
 

@@ -119,6 +119,9 @@ def test_the_first_key_makes_the_store_and_shuts_the_door(place: Place) -> None:
         assert (status(gateway, None), status(gateway, KEY), status(gateway, secret)) == (401, 401, 200)
         gateway.until(lambda: len(gateway.records()) == 3, "three records")
         assert gateway.records()[-1]["client"] == "team_a"
+        gateway.until(lambda: "try it" in gateway.output, "telling how to try it")
+        assert "none is needed" not in gateway.output
+        assert secret not in gateway.output
 
 
 def test_a_store_is_made_only_by_a_key(place: Place) -> None:
@@ -126,6 +129,12 @@ def test_a_store_is_made_only_by_a_key(place: Place) -> None:
     assert refused.returncode == 1
     assert "corral keys create" in refused.stderr
     assert not (place.directory / "run").exists()
+
+
+def test_check_tells_of_the_store(place: Place) -> None:
+    assert "store" not in place.corral("check")
+    place.key()
+    assert "those of the store (run/corral.db)" in " ".join(place.corral("check").split())
 
 
 def test_commands_tell_people_and_programs(place: Place) -> None:
