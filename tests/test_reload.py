@@ -204,6 +204,26 @@ async def test_a_remote_replica_that_comes_first_gets_a_name_of_its_own(tmp_path
 
 
 @async_test
+async def test_a_remote_replica_keeps_its_calls_when_its_weight_and_key_change(tmp_path: Path) -> None:
+    with FakeLlama(api_key="secret") as llama:
+        for key in ("secret", "other"):
+            (tmp_path / key).write_text(key)
+        remote = {"url": llama.url, "key_file": str(tmp_path / "secret")}
+        before = {**A, "file": None, "remote": (remote,)}
+        after = {**A, "file": None, "remote": ({**remote, "key_file": str(tmp_path / "other"), "weight": 2.0},)}
+        async with reloading(config_of(tmp_path, before)) as corral:
+            with await corral.lease("a") as lease:
+                assert await corral.reload(config_of(tmp_path, after)) == Changed(adjusted=("a",))
+                (replica,) = corral.assembly.fleet.pool("a").replicas
+                assert (replica is lease.replica, replica.busy) == (True, 1)
+                assert (replica.key, replica.weight) == ("other", 2.0)
+                # The new key is tried at once.
+                await corral.until(lambda: not replica.ready)
+            await corral.reload(config_of(tmp_path, before))
+            await corral.use("a")
+
+
+@async_test
 async def test_ten_reloads_at_once_leave_the_last_in_force(tmp_path: Path) -> None:
     async with reloading(config_of(tmp_path, A)) as corral:
         await corral.use("a")

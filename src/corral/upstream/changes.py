@@ -110,16 +110,20 @@ class Changes:
         return self._change_local(local, entry.settings, model) or changed
 
     def _change_remotes(self, now: Sequence[Replica], model: ModelSettings) -> tuple[Replica, ...]:
-        """The replicas that are named now; those that were named before are the same ones."""
-        before = {(replica.address, replica.key, replica.weight): replica for replica in now}
+        """The replicas that are named now; those at an address that was named before are the same ones."""
+        before = list(now)
         replicas: list[Replica] = []
         for made in self.maker.remote_replicas(model):
-            same = before.pop((made.address, made.key, made.weight), None)
+            same = next((each for each in before if each.address == made.address), None)
             if same is None:
                 _name_apart(made, (*now, *replicas))
                 self.watches.begin(made)
+            else:
+                # It has calls that run, and knows of them.
+                before.remove(same)
+                same.go_by(made.key, made.weight)
             replicas.append(same or made)
-        for gone in before.values():
+        for gone in before:
             gone.drain()
             self.watches.end(gone)
         return tuple(replicas)
