@@ -10,7 +10,7 @@ import pytest
 
 from corral.assembly import Assembly
 from corral.config import Config, LimitSettings, RequestSettings, ServerSettings
-from corral.core.errors import ConfigError, ModelNotFound
+from corral.core.errors import ConfigError, ModelNotFound, NotReady
 from corral.core.lifecycle import Phase
 from corral.upstream.changes import Changed
 from support.children import alive
@@ -128,6 +128,30 @@ async def test_rules_are_adjusted_without_touching_processes(tmp_path: Path) -> 
         assert (corral.pid("a"), model.pinned, model.residency.idle_ttl_s) == (pid, True, 1.0)
         assert corral.loader.settings.memory_bytes == 2**30
         await corral.use("z")
+
+
+@pytest.mark.parametrize("other", [{}, {"parallel": 3}])
+@async_test
+async def test_a_model_that_no_longer_waits_for_requests_is_loaded(tmp_path: Path, other: dict[str, Any]) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.reload(config_of(tmp_path, {**A, "on_demand": False, **other}))
+        await corral.until_phase("a", Phase.LOADED)
+        with await corral.lease("a") as lease:
+            assert lease.replica.slots == other.get("parallel", 2)
+
+
+@pytest.mark.parametrize("other", [{}, {"description": "new"}, {"parallel": 3}])
+@async_test
+async def test_what_an_operator_has_unloaded_stays_unloaded(tmp_path: Path, other: dict[str, Any]) -> None:
+    before = {**A, "on_demand": False}
+    async with reloading(config_of(tmp_path, before, B)) as corral:
+        await corral.use("a")
+        corral.loader.unload(corral.model("a"))
+        await corral.until_phase("a", Phase.UNLOADED)
+        await corral.reload(config_of(tmp_path, {**before, **other}, {**B, "description": "new"}))
+        assert not corral.model("a").wanted
+        with pytest.raises(NotReady, match="model 'a' is not loaded"):
+            await corral.lease("a")
 
 
 @async_test

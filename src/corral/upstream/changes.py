@@ -129,15 +129,14 @@ class Changes:
         return tuple(replicas)
 
     def _change_local(self, local: LocalModel, before: ModelSettings, model: ModelSettings) -> bool:
-        local.residency = self.maker.residency(model)
         if before.pinned is not model.pinned:
             local.pinned = model.pinned
         local.estimated_bytes = self.maker.estimated_bytes(model)
         local.told_bytes = model.memory_bytes is not None
         local.make = self.maker.children_of(model)
+        self.loader.adjust(local, self.maker.residency(model))
         same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
         if same and before.replicas == model.replicas:
-            self.loader.adjust(local)
             return False
         self.loader.replace(local)
         return True

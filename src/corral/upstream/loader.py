@@ -118,10 +118,13 @@ class Loader:
         model.pinned = pinned
         self.wake()
 
-    def adjust(self, model: LocalModel) -> None:
-        """Other rules hold for it from now on; what the settings want loaded at the start is loaded."""
-        if model.residency.preload and not model.residency.on_demand and model.phase is Phase.UNLOADED:
+    def adjust(self, model: LocalModel, residency: Residency) -> None:
+        """Other rules hold for it from now on; if it was not to be loaded by itself and is now, it is loaded."""
+        # Not just because it is to be: an operator may have unloaded it.
+        begins = residency.loads_itself and not model.residency.loads_itself
+        if begins and model.phase in (Phase.UNLOADED, Phase.UNLOADING):
             model.asked = True
+        model.residency = residency
         self._moves.open(model)
         self.wake()
 

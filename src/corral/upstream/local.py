@@ -24,6 +24,11 @@ class Residency:
     group: str | None = None
     exclusive: bool = False
 
+    @property
+    def loads_itself(self) -> bool:
+        """It is loaded at the start, and no request would load it."""
+        return self.preload and not self.on_demand
+
 
 @dataclass(slots=True, eq=False)
 class LocalModel:
