@@ -13,9 +13,10 @@ from corral.config import Config, LimitSettings, RequestSettings, ServerSettings
 from corral.core.errors import ConfigError, ModelNotFound, NotReady
 from corral.core.lifecycle import Phase
 from corral.upstream.changes import Changed
+from corral.upstream.maker import MARGIN_BYTES
 from support.children import alive
 from support.fake import FakeLlama
-from support.fleets import Running, config_of
+from support.fleets import LARGE, Running, config_of
 from support.run import async_test
 
 A: dict[str, Any] = {"name": "a"}
@@ -152,6 +153,37 @@ async def test_what_an_operator_has_unloaded_stays_unloaded(tmp_path: Path, othe
         assert not corral.model("a").wanted
         with pytest.raises(NotReady, match="model 'a' is not loaded"):
             await corral.lease("a")
+
+
+@async_test
+async def test_a_replacement_that_loads_counts_with_all_that_it_will_take(tmp_path: Path) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.use("a")
+        await corral.reload(config_of(tmp_path, {**A, "extra_args": SLOW}))
+        model = corral.model("a")
+        await corral.until(lambda: bool(model.incoming[0].resident_bytes))
+        now = model.children[0].resident_bytes
+        assert now is not None
+        assert model.taken_bytes() >= now + MARGIN_BYTES
+
+
+@pytest.mark.parametrize(
+    ("changed", "taken"),
+    [
+        ({"memory_bytes": 2 * LARGE}, 6),
+        ({"replicas": 1}, 4),
+        ({"replicas": 2, "memory_bytes": 3 * LARGE, "extra_args": SLOW}, 9),
+    ],
+)
+@async_test
+async def test_each_process_counts_with_what_the_operator_says_of_it(
+    tmp_path: Path, changed: dict[str, Any], taken: int
+) -> None:
+    before = {**A, "memory_bytes": LARGE, "replicas": 3}
+    async with reloading(config_of(tmp_path, before)) as corral:
+        with await corral.lease("a"):
+            await corral.reload(config_of(tmp_path, {**before, **changed}))
+            assert corral.model("a").taken_bytes() == taken * LARGE
 
 
 @async_test

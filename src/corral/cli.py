@@ -154,17 +154,17 @@ def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     remotes = ", ".join(each.url for each in model.remotes)
     if model.file is None:
         return ", ".join(filter(None, (model.hf, remotes))), "", ""
-    from corral.upstream.maker import estimated_bytes
+    from corral.upstream.maker import footprint_of
     from corral.upstream.spec import EngineSpec
     from corral.upstream.told import told_bytes
 
     on_demand = model.starts_on_demand(settings.fleet.on_demand)
     loaded = "on demand" if on_demand and not model.preload else "at the start"
-    needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
+    each = footprint_of(EngineSpec.of(model, settings.llama), model)
     return (
         ", ".join(filter(None, (str(model.file), remotes))),
         loaded,
-        f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}",
+        f"{'' if each.told else 'about '}{told_bytes(each.bytes * model.replicas)}",
     )
 
 

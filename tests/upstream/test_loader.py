@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corral.core.errors import NotReady
+from corral.core.footprint import Footprint
 from corral.core.lifecycle import Phase, State
 from corral.upstream.supervisor import START_FAILURES
 from support.children import alive, fake_engine
@@ -464,7 +465,7 @@ async def test_at_the_end_nothing_is_left(tmp_path: Path) -> None:
 async def test_once_it_has_run_its_real_memory_counts_instead_of_the_estimate(tmp_path: Path) -> None:
     async with running(tmp_path, {"name": "a"}, {"name": "b"}, memory_bytes=FOR_ONE) as corral:
         for name in "ab":
-            corral.model(name).estimated_bytes = LARGE
+            corral.model(name).children[0].footprint = Footprint(LARGE)
         await corral.use("a")
         await corral.use("b")
         assert corral.model("a").phase is Phase.UNLOADED

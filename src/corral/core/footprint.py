@@ -23,6 +23,15 @@ VALUE_TYPE_ARGUMENTS = frozenset({"-ctv", "--cache-type-v"})
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one llama-server will take."""
+
+    bytes: int
+    # The operator says so: that counts, and what the system tells does not.
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Anatomy:
     """What a model's files tell of its size; ``kv_heads`` and the lengths are None where they do not."""
 

@@ -131,12 +131,12 @@ class Changes:
     def _change_local(self, local: LocalModel, before: ModelSettings, model: ModelSettings) -> bool:
         if before.pinned is not model.pinned:
             local.pinned = model.pinned
-        local.estimated_bytes = self.maker.estimated_bytes(model)
-        local.told_bytes = model.memory_bytes is not None
         local.make = self.maker.children_of(model)
         self.loader.adjust(local, self.maker.residency(model))
         same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
         if same and before.replicas == model.replicas:
+            for child in (*local.children, *local.incoming):
+                child.footprint = self.maker.footprint(model)
             return False
         self.loader.replace(local)
         return True

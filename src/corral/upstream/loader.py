@@ -132,7 +132,7 @@ class Loader:
         """Serve it by new processes: they start before the old ones go, where memory allows; else after."""
         made, phase = model.make(model.names), model.phase
         model.error = None
-        if phase is Phase.LOADED and self._fits_beside(model):
+        if phase is Phase.LOADED and self._fit(made):
             self._moves.begin_incoming(model, made)
             return
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)
@@ -294,10 +294,11 @@ class Loader:
             # Nobody will ask again.
             self._moves.fail(model, why)
 
-    def _fits_beside(self, model: LocalModel) -> bool:
+    def _fit(self, made: Iterable[Child]) -> bool:
+        """There is memory for these beside all that runs."""
         budget = self.settings.memory_bytes
         taken = sum(each.taken_bytes() for each in self.models.values())
-        return budget is None or taken + model.estimated_bytes <= budget
+        return budget is None or taken + sum(child.needed_bytes for child in made) <= budget
 
 
 def _starves(child: Child) -> bool:

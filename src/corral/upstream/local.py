@@ -43,11 +43,7 @@ class LocalModel:
     make: Callable[[Container[str]], Sequence[Child]]
     children: Sequence[Child]
     residency: Residency
-    # What all of its processes will take, as long as it is not known.
-    estimated_bytes: int
     pinned: bool = False
-    # The operator says what it takes: that counts, and what the system tells does not.
-    told_bytes: bool = False
     phase: Phase = Phase.UNLOADED
     # Loading was asked for by the operator or at the start, and has not begun yet.
     asked: bool = False
@@ -59,8 +55,6 @@ class LocalModel:
     wanted_since: float | None = None
     phase_since: float = 0.0
     load_s: float | None = None
-    # The most memory that its processes were seen to take.
-    seen_bytes: int = 0
     # A load died for memory: the next one begins when all that is idle has gone, and is the last try.
     starved: bool = False
     # Someone waited for it when it began to load.
@@ -129,23 +123,13 @@ class LocalModel:
     @property
     def needed_bytes(self) -> int:
         """What it will take when it is loaded."""
-        return self.estimated_bytes if self.told_bytes else self.seen_bytes or self.estimated_bytes
+        return sum(child.needed_bytes for child in self.children)
 
     def taken_bytes(self) -> int:
-        """What it takes now; while it loads, at least what it will take. Asks the system."""
+        """What all its processes take now; of one that does not serve, at least what it will take. Asks the system."""
         if self.phase in (Phase.UNLOADED, Phase.FAILED):
             return 0
-        if self.told_bytes:
-            return self.estimated_bytes * len(self.processes) // len(self.children)
-        seen = [child.resident_bytes for child in self.children]
-        now = sum(each for each in seen if each is not None)
-        complete = None not in seen and all(child.replica.state is State.READY for child in self.children)
-        if self.phase is Phase.LOADED and complete:
-            self.seen_bytes = max(self.seen_bytes, now)
-        else:
-            now = max(now, self.needed_bytes)
-        others = (*self.outgoing, *self.incoming)
-        return now + sum(child.resident_bytes or self.needed_bytes // len(self.children) for child in others)
+        return sum(child.taken_bytes() for child in self.processes)
 
     def hold(self, now: float) -> Hold | None:
         """What keeps it loaded."""

@@ -128,7 +128,7 @@ class Moves:
             model.outgoing.extend(model.children)
         for child in model.children:
             child.replica.drain()
-        model.children, model.incoming, model.seen_bytes = made, (), 0
+        model.children, model.incoming = made, ()
         for child in made:
             if child.replica.state is State.UNKNOWN:
                 child.replica.become(State.STOPPED, "not loaded")
