@@ -413,6 +413,21 @@ async def test_where_memory_does_not_allow_it_a_restart_begins_after_the_old_pro
 
 
 @async_test
+async def test_a_process_that_was_replaced_takes_its_memory_until_it_is_gone(tmp_path: Path) -> None:
+    stubborn = {**A, "extra_args": ("--ignore-term",)}
+    async with running(tmp_path, stubborn, B, memory_bytes=2 * LARGE + 5 * MIB) as corral:
+        await corral.use("a")
+        old = corral.pid("a")
+        corral.loader.replace(corral.model("a"))
+        await corral.loader.until(lambda: corral.model("a").children[0].replica.name == "a/1")
+        waiter = await corral.waiting("b")
+        await corral.until_phase("b", Phase.LOADING)
+        assert not alive(old)
+        with await waiter:
+            assert corral.model("a").phase is Phase.LOADED
+
+
+@async_test
 async def test_a_restart_that_fails_leaves_what_runs(tmp_path: Path) -> None:
     async with running(tmp_path, A) as corral:
         await corral.use("a")

@@ -72,6 +72,8 @@ class LocalModel:
     # Processes that were replaced by ``children`` and finish their calls, or that are to replace them.
     outgoing: list[Child] = field(default_factory=list)
     incoming: Sequence[Child] = ()
+    # Processes that serve nobody any more and are not gone yet.
+    ending: list[Child] = field(default_factory=list)
 
     @property
     def wanted(self) -> bool:
@@ -113,12 +115,13 @@ class LocalModel:
     @property
     def processes(self) -> list[Child]:
         """All children that may have a process."""
-        return [*self.children, *self.outgoing, *self.incoming]
+        return [*self.children, *self.outgoing, *self.incoming, *self.ending]
 
     @property
     def replicas(self) -> list[Replica]:
         """All that may serve it."""
-        return [*(child.replica for child in self.processes), *self.remotes]
+        serving = (*self.children, *self.outgoing, *self.incoming)
+        return [*(child.replica for child in serving), *self.remotes]
 
     @property
     def needed_bytes(self) -> int:
@@ -137,7 +140,7 @@ class LocalModel:
             return Hold.LEAVING
         if self.stays:
             return Hold.PINNED
-        if self.phase is Phase.LOADING or self.incoming or self.outgoing or not self.ready:
+        if self.phase is Phase.LOADING or self.incoming or self.outgoing or self.ending or not self.ready:
             return Hold.LOADING
         if self.busy or (self.pool.waiting and not self.yielding and not self.drained):
             return Hold.BUSY

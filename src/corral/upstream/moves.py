@@ -120,7 +120,7 @@ class Moves:
         model.error = dropped[0].why
         model.pool.change(model.replicas)
         log.warning("a model could not be replaced", extra={"fields": {"model": model.name, "why": model.error}})
-        self._start(_end_all(dropped))
+        self._end_soon(model, dropped)
 
     def take_over(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Serve it by these processes; the old ones finish their calls."""
@@ -139,7 +139,16 @@ class Moves:
         """End the processes that were replaced."""
         ended, model.outgoing = model.outgoing, []
         model.pool.change(model.replicas)
-        self._start(_end_all(ended))
+        self._end_soon(model, ended)
+
+    def _end_soon(self, model: LocalModel, ended: Sequence[Child]) -> None:
+        model.ending.extend(ended)
+        self._start(self._end_some(model, ended))
+
+    async def _end_some(self, model: LocalModel, ended: Sequence[Child]) -> None:
+        await _end_all(ended)
+        model.ending = [child for child in model.ending if child not in ended]
+        self._on_change()
 
     async def _end(self, model: LocalModel, leaving: Sequence[Child], into: Phase) -> None:
         # There is one such task for each time that it leaves: who is in a hurry nudges this one.
@@ -149,7 +158,7 @@ class Moves:
             for child in leaving:
                 child.replica.become(State.FAILED, model.error or "")
         if model.phase is Phase.UNLOADING:
-            model.outgoing, model.incoming = [], ()
+            model.outgoing, model.incoming, model.ending = [], (), []
             model.pool.change(model.replicas)
             self.enter(model, Phase.UNLOADED if model.asked else into)
         self._on_change()
