@@ -16,7 +16,7 @@ from corral.upstream.changes import Changed
 from corral.upstream.maker import MARGIN_BYTES
 from support.children import alive
 from support.fake import FakeLlama
-from support.fleets import LARGE, Running, config_of
+from support.fleets import LARGE, MIB, Running, config_of
 from support.run import async_test
 
 A: dict[str, Any] = {"name": "a"}
@@ -60,23 +60,40 @@ async def test_what_has_not_changed_keeps_its_process_and_what_has_gets_another(
         assert corral.pid("a") == kept
 
 
+@pytest.mark.parametrize("budget", [None, 2 * LARGE + 5 * MIB])
 @async_test
-async def test_a_change_during_a_change_keeps_nobody_waiting_and_the_last_one_counts(tmp_path: Path) -> None:
-    async with reloading(config_of(tmp_path, A)) as corral:
+async def test_a_change_during_a_change_keeps_nobody_waiting_and_the_last_one_counts(
+    tmp_path: Path, budget: int | None
+) -> None:
+    before = {**A, "memory_bytes": LARGE}
+    async with reloading(config_of(tmp_path, before, memory_bytes=budget)) as corral:
         await corral.use("a")
         with await corral.lease("a"):
-            await corral.reload(config_of(tmp_path, {**A, "extra_args": SLOW}))
+            await corral.reload(config_of(tmp_path, {**before, "extra_args": SLOW}, memory_bytes=budget))
             model = corral.model("a")
             await corral.until(lambda: model.incoming[0].pid is not None)
             slow = model.incoming[0].pid
             assert slow is not None
-            await corral.reload(config_of(tmp_path, {**A, "parallel": 3}))
+            await corral.reload(config_of(tmp_path, {**before, "parallel": 3}, memory_bytes=budget))
             # What runs goes on serving, though it has a call that does not end.
             with await corral.lease("a") as lease:
                 assert lease.replica.name == "a/0"
-        await corral.loader.until(lambda: model.children[0].replica.name == "a/2" and not model.outgoing)
+            await corral.until(lambda: bool(model.incoming) and model.incoming[0].pid is not None)
+            assert budget is None or not alive(slow)
+        await corral.loader.until(lambda: model.children[0].replica.slots == 3 and not model.outgoing)
         await corral.until(lambda: not alive(slow))
         assert (await corral.lease("a")).replica.slots == 3
+
+
+@async_test
+async def test_a_model_that_is_unloaded_during_a_change_is_loaded_as_the_change_wants_it(tmp_path: Path) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.use("a")
+        await corral.reload(config_of(tmp_path, {**A, "parallel": 3, "extra_args": ("--load-s", "0.5")}))
+        assert corral.model("a").incoming
+        corral.loader.unload(corral.model("a"))
+        with await corral.lease("a") as lease:
+            assert lease.replica.slots == 3
 
 
 @async_test

@@ -101,7 +101,10 @@ class Loader:
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
         elif model.phase in (Phase.LOADING, Phase.LOADED):
+            changing = model.changing
             self._moves.leave(model, Departure.ASKED, gently=not at_once)
+            if changing:
+                self._moves.take_over(model, model.make(model.names))
         elif at_once:
             self._moves.hurry(model)
         self._moves.open(model)
@@ -132,8 +135,13 @@ class Loader:
         """Serve it by new processes: they start before the old ones go, where memory allows; else after."""
         made, phase = model.make(model.names), model.phase
         model.error = None
-        if phase is Phase.LOADED and self._fit(made):
-            self._moves.begin_incoming(model, made)
+        self._moves.end_incoming(model)
+        if phase is Phase.LOADED and self._fit(made, without=model.ending):
+            if self._fit(made):
+                self._moves.begin_incoming(model, made)
+            else:
+                model.outdated = True
+            self.wake()
             return
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)
         model.asked = model.asked or again
@@ -187,13 +195,15 @@ class Loader:
             self._moves.fail(model, model.children[0].why)
 
     def _settle_loaded(self, model: LocalModel) -> None:
-        if any(child.replica.state is State.READY for child in model.incoming):
+        if model.outdated and not model.ending:
+            self.replace(model)
+        elif any(child.replica.state is State.READY for child in model.incoming):
             self._moves.take_over(model, model.incoming)
         elif model.incoming and all(child.failed for child in model.incoming):
             self._moves.drop_incoming(model)
-        elif not model.incoming and all(child.failed for child in model.children):
+        elif not model.changing and all(child.failed for child in model.children):
             self._moves.fail(model, model.children[0].why)
-        if model.outgoing and not any(child.replica.busy for child in model.outgoing):
+        if model.phase is Phase.LOADED and model.outgoing and not any(child.replica.busy for child in model.outgoing):
             self._moves.end_outgoing(model)
 
     def _load_wanted(self, now: float) -> set[str]:
@@ -264,7 +274,7 @@ class Loader:
         """When it will have been idle for long enough, unless it is used; None when that never ends it."""
         if model.phase is not Phase.LOADED or not model.residency.idle_ttl_s or model.stays:
             return None
-        since = now if model.busy or model.pool.waiting or model.incoming or model.outgoing else model.used_at
+        since = now if model.busy or model.pool.waiting or model.changing or model.outgoing else model.used_at
         return since + model.residency.idle_ttl_s - now
 
     def _watch_idle(self) -> None:
@@ -294,10 +304,10 @@ class Loader:
             # Nobody will ask again.
             self._moves.fail(model, why)
 
-    def _fit(self, made: Iterable[Child]) -> bool:
-        """There is memory for these beside all that runs."""
+    def _fit(self, made: Iterable[Child], without: Iterable[Child] = ()) -> bool:
+        """There is memory for these beside all that runs, or all but some."""
         budget = self.settings.memory_bytes
-        taken = sum(each.taken_bytes() for each in self.models.values())
+        taken = sum(each.taken_bytes() for each in self.models.values()) - sum(each.taken_bytes() for each in without)
         return budget is None or taken + sum(child.needed_bytes for child in made) <= budget
 
 

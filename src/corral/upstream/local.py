@@ -74,6 +74,8 @@ class LocalModel:
     incoming: Sequence[Child] = ()
     # Processes that serve nobody any more and are not gone yet.
     ending: list[Child] = field(default_factory=list)
+    # Its processes are to be replaced as soon as those that end have made room.
+    outdated: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -84,6 +86,11 @@ class LocalModel:
             return True
         # Those that run elsewhere may serve those who wait.
         return self.residency.on_demand and not self.drained and self.pool.waiting > 0 and not self.pool.ready
+
+    @property
+    def changing(self) -> bool:
+        """Other processes are to serve it, and do not yet."""
+        return bool(self.incoming) or self.outdated
 
     @property
     def names(self) -> frozenset[str]:
@@ -140,7 +147,7 @@ class LocalModel:
             return Hold.LEAVING
         if self.stays:
             return Hold.PINNED
-        if self.phase is Phase.LOADING or self.incoming or self.outgoing or self.ending or not self.ready:
+        if self.phase is Phase.LOADING or self.changing or self.outgoing or self.ending or not self.ready:
             return Hold.LOADING
         if self.busy or (self.pool.waiting and not self.yielding and not self.drained):
             return Hold.BUSY

@@ -75,7 +75,8 @@ class Moves:
 
     def enter(self, model: LocalModel, phase: Phase) -> None:
         """Write its phase, and what follows from it."""
-        model.phase, model.phase_since, model.yielding = phase, self._clock(), False
+        model.phase, model.phase_since = phase, self._clock()
+        model.yielding = model.outdated = False
         model.pool.ready_at = None
         if phase is Phase.UNLOADED:
             for child in model.children:
@@ -105,14 +106,22 @@ class Moves:
 
     def begin_incoming(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Start processes that are to replace its own, which go on serving meanwhile."""
-        # Those that were to do so have been overtaken by another change.
-        for child in model.incoming:
-            child.replica.drain()
-        model.outgoing.extend(model.incoming)
-        model.incoming = made
+        model.incoming, model.outdated = made, False
         model.pool.change(model.replicas)
         self._begin_all(made)
         self.drain(model, draining=model.drained or model.yielding)
+
+    def end_incoming(self, model: LocalModel) -> None:
+        """Those that were to replace its own, if there are any, have been overtaken by another change."""
+        overtaken, model.incoming = model.incoming, ()
+        for child in overtaken:
+            child.replica.drain()
+        # One that has just become ready may have calls.
+        busy = [child for child in overtaken if child.replica.busy]
+        model.outgoing.extend(busy)
+        model.pool.change(model.replicas)
+        if idle := [child for child in overtaken if child not in busy]:
+            self._end_soon(model, idle)
 
     def drop_incoming(self, model: LocalModel) -> None:
         """The new processes could not be started; the old ones stay."""
@@ -125,7 +134,7 @@ class Moves:
     def take_over(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Serve it by these processes; the old ones finish their calls."""
         if model.phase not in (Phase.UNLOADED, Phase.FAILED):
-            model.outgoing.extend(model.children)
+            model.outgoing.extend(child for child in (*model.children, *model.incoming) if child not in made)
         for child in model.children:
             child.replica.drain()
         model.children, model.incoming = made, ()
