@@ -45,6 +45,27 @@ async def test_a_preloaded_model_is_loaded_at_the_start(tmp_path: Path) -> None:
         await corral.until_phase("a", Phase.LOADED)
 
 
+@pytest.mark.parametrize("fleet", [{"memory_bytes": FOR_ONE}, {}])
+@async_test
+async def test_nothing_goes_for_a_model_that_is_preloaded(tmp_path: Path, fleet: dict[str, Any]) -> None:
+    apart = {} if fleet else {"group": "g"}
+    preloaded = ({**model, "preload": True, **apart} for model in (A, B))
+    async with running(tmp_path, *preloaded, **fleet) as corral:
+        await corral.until_phase("a", Phase.LOADED)
+        await corral.loader.until(lambda: not corral.model("b").wanted)
+        assert (corral.model("b").phase, corral.model("a").departures) == (Phase.UNLOADED, {})
+        # Who asks for it has it loaded all the same.
+        await corral.use("b")
+
+
+@async_test
+async def test_a_model_that_is_preloaded_keeps_nobody_waiting(tmp_path: Path) -> None:
+    preloaded = [{**model, "preload": True} for model in ({**A, "extra_args": SLOW}, B)]
+    async with running(tmp_path, *preloaded, {**C, "memory_bytes": MIB}, memory_bytes=FOR_ONE) as corral:
+        await corral.until_phase("a", Phase.LOADING)
+        await corral.use("c")
+
+
 @async_test
 async def test_all_replicas_of_a_model_are_loaded(tmp_path: Path) -> None:
     async with running(tmp_path, {**A, "replicas": 2}) as corral:

@@ -45,6 +45,7 @@ class Loader:
         self.models[model.name] = model
         model.pool.on_wanted = self.wake
         model.asked = model.residency.preload
+        model.preloads = model.asked and model.residency.on_demand
         if not model.asked:
             for child in model.children:
                 child.replica.become(State.STOPPED, "not loaded")
@@ -88,7 +89,7 @@ class Loader:
 
     def load(self, model: LocalModel) -> None:
         """Load it, also when it could not be loaded before; let it take calls again."""
-        model.drained, model.error = False, None
+        model.drained, model.preloads, model.error = False, False, None
         model.asked = model.phase not in (Phase.LOADING, Phase.LOADED)
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
@@ -219,24 +220,27 @@ class Loader:
         return set()
 
     def _place(self, model: LocalModel, now: float) -> set[str] | None:
-        """Begin to load it, or refuse it: then None. Else it has to wait, for these among others."""
+        """Begin to load it, refuse it or let others pass it: None. Else it has to wait, for these among others."""
         there = self._residents(now)
-        if model.starved and (going := [each for each in there if each.hold in (None, Hold.LEAVING)]):
+        going = [each for each in there if each.hold in (None, Hold.LEAVING)]
+        if model.starved and going and not model.modest:
             self._stop((each.name for each in going if each.hold is None), model)
             return set()
         decision = place(model.to_place(), there, self.settings.memory_bytes)
         match decision:
             case Start():
                 self._moves.begin(model)
+            case Never():
+                self._refuse(model, why_never(model.to_place(), decision, self.settings.memory_bytes))
+            case Stop(names) if model.modest:
+                self._forgo(model, names)
             case Stop(names):
                 self._stop(names, model)
                 return set()
-            case Wait(names):
+            case Wait(names) if not model.modest:
                 busy = {each.name for each in there if each.hold is Hold.BUSY}
                 waited_s = now - (model.wanted_since or now)
                 return {name for name in names if self._may_yield(self.models[name], name in busy, waited_s, now)}
-            case Never():
-                self._refuse(model, why_never(model.to_place(), decision, self.settings.memory_bytes))
         return None
 
     def _residents(self, now: float) -> list[Resident]:
@@ -293,6 +297,12 @@ class Loader:
         if self.settings.memory_bytes is not None:
             dues.append(LOOK_S)
         return max(0.0, min(dues)) if dues else None
+
+    def _forgo(self, model: LocalModel, names: Iterable[str]) -> None:
+        why = f"it would take the place of {', '.join(map(repr, names))}; requests load it"
+        log.warning("a model is not preloaded", extra={"fields": {"model": model.name, "why": why}})
+        model.asked, model.starved, model.wanted_since = False, False, None
+        self._moves.open(model)
 
     def _refuse(self, model: LocalModel, why: str) -> None:
         log.warning("a model does not fit", extra={"fields": {"model": model.name, "why": why}})

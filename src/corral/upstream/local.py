@@ -47,6 +47,8 @@ class LocalModel:
     phase: Phase = Phase.UNLOADED
     # Loading was asked for by the operator or at the start, and has not begun yet.
     asked: bool = False
+    # That was at the start, though requests would load it.
+    preloads: bool = False
     # The operator wants no calls to be taken.
     drained: bool = False
     # It takes no more calls until it has made room for another.
@@ -86,6 +88,11 @@ class LocalModel:
             return True
         # Those that run elsewhere may serve those who wait.
         return self.residency.on_demand and not self.drained and self.pool.waiting > 0 and not self.pool.ready
+
+    @property
+    def modest(self) -> bool:
+        """It is to be loaded, but nobody waits for it: nothing is to go for it, nor to wait."""
+        return self.preloads and not self.pool.waiting
 
     @property
     def changing(self) -> bool:

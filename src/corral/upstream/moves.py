@@ -45,7 +45,7 @@ class Moves:
     def loaded(self, model: LocalModel) -> None:
         """One of its processes has become ready."""
         model.load_s = self._clock() - model.phase_since
-        model.starved = False
+        model.starved = model.preloads = False
         model.loads += 1
         self.enter(model, Phase.LOADED)
         log.info("model loaded", extra={"fields": {"model": model.name, "seconds": round(model.load_s, 2)}})
