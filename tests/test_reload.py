@@ -136,6 +136,68 @@ async def test_who_waits_for_a_model_that_is_removed_is_told_so(tmp_path: Path) 
 
 
 @async_test
+async def test_what_did_not_fit_the_budget_is_loaded_when_a_reload_makes_room(tmp_path: Path) -> None:
+    always = {**A, "on_demand": False, "memory_bytes": LARGE}
+    async with reloading(config_of(tmp_path, always, memory_bytes=LARGE - MIB)) as corral:
+        await corral.until_phase("a", Phase.FAILED)
+        # Still too little: it is tried, and refused again.
+        await corral.reload(config_of(tmp_path, always, memory_bytes=LARGE - 2 * MIB))
+        await corral.loader.until(lambda: "198 MiB" in (corral.model("a").error or ""))
+        await corral.until_phase("a", Phase.FAILED)
+        await corral.reload(config_of(tmp_path, always, memory_bytes=LARGE))
+        await corral.use("a")
+
+
+@async_test
+async def test_what_did_not_fit_and_was_unloaded_stays_unloaded(tmp_path: Path) -> None:
+    always = {**A, "on_demand": False, "memory_bytes": LARGE}
+    async with reloading(config_of(tmp_path, always, memory_bytes=LARGE - MIB)) as corral:
+        await corral.until_phase("a", Phase.FAILED)
+        corral.loader.unload(corral.model("a"))
+        await corral.reload(config_of(tmp_path, always, memory_bytes=LARGE))
+        assert (corral.model("a").phase, corral.model("a").wanted) == (Phase.UNLOADED, False)
+
+
+@async_test
+async def test_what_could_not_be_started_is_not_tried_again_by_a_reload_of_the_same(tmp_path: Path) -> None:
+    wrong = {**A, "on_demand": False, "extra_args": ("--bogus",)}
+    async with reloading(config_of(tmp_path, wrong)) as corral:
+        await corral.until_phase("a", Phase.FAILED)
+        assert await corral.reload(config_of(tmp_path, wrong, B)) == Changed(added=("b",))
+        assert corral.model("a").phase is Phase.FAILED
+
+
+@async_test
+async def test_a_change_that_failed_is_tried_again_by_the_next_reload(tmp_path: Path) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.use("a")
+        model, missing = corral.model("a"), tmp_path / "missing.gguf"
+        after = {**A, "file": missing}
+        assert await corral.reload(config_of(tmp_path, after)) == Changed(replaced=("a",))
+        await corral.loader.until(lambda: model.error is not None and not model.incoming)
+        missing.write_bytes(b"GGUF")
+        assert await corral.reload(config_of(tmp_path, after)) == Changed(replaced=("a",))
+        await corral.loader.until(lambda: model.children[0].spec.file == missing)
+        assert model.error is None
+        await corral.use("a")
+
+
+@async_test
+async def test_a_change_that_is_taken_back_leaves_what_runs(tmp_path: Path) -> None:
+    async with reloading(config_of(tmp_path, A)) as corral:
+        await corral.use("a")
+        pid, model = corral.pid("a"), corral.model("a")
+        await corral.reload(config_of(tmp_path, {**A, "extra_args": SLOW}))
+        await corral.until(lambda: model.incoming[0].pid is not None)
+        slow = model.incoming[0].pid
+        assert slow is not None
+        assert await corral.reload(config_of(tmp_path, A)) == Changed(adjusted=("a",))
+        await corral.until(lambda: not alive(slow))
+        await corral.use("a")
+        assert (corral.pid("a"), model.changing) == (pid, False)
+
+
+@async_test
 async def test_rules_are_adjusted_without_touching_processes(tmp_path: Path) -> None:
     async with reloading(config_of(tmp_path, A)) as corral:
         await corral.use("a")

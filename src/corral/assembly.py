@@ -117,7 +117,7 @@ class Assembly:
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
         old, self.config = self.config, with_fixed_of(config, self.config)
-        models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
+        models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))

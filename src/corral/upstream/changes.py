@@ -7,6 +7,7 @@ from itertools import count
 from corral.config import Config, ModelSettings
 from corral.core.balance import Balance
 from corral.core.errors import ModelNotFound
+from corral.upstream.child import Child
 from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
 from corral.upstream.local import LocalModel
@@ -45,7 +46,6 @@ class Changes:
     loader: Loader
     watches: Watches
     maker: Maker
-    old: Config
     new: Config
 
     def apply(self) -> Changed:
@@ -133,10 +133,14 @@ class Changes:
             local.pinned = model.pinned
         local.make = self.maker.children_of(model)
         self.loader.adjust(local, self.maker.residency(model))
-        same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
-        if same and before.replicas == model.replicas:
+        wanted = [EngineSpec.of(model, self.new.llama)] * model.replicas
+        # Compared with what runs, or is to: a change that failed before is tried again.
+        if _specs(local.incoming or local.children) == wanted:
             for child in (*local.children, *local.incoming):
                 child.footprint = self.maker.footprint(model)
+            return False
+        if _specs(local.children) == wanted:
+            self.loader.keep(local)
             return False
         self.loader.replace(local)
         return True
@@ -153,6 +157,10 @@ def begin(entry: Entry, loader: Loader, watches: Watches) -> None:
 def remotes_of(entry: Entry) -> Sequence[Replica]:
     """The llama-servers of a model that run elsewhere."""
     return entry.pool.replicas if entry.local is None else entry.local.remotes
+
+
+def _specs(children: Iterable[Child]) -> list[EngineSpec]:
+    return [child.spec for child in children]
 
 
 def _name_apart(made: Replica, others: Iterable[Replica]) -> None:

@@ -129,6 +129,11 @@ class Loader:
         if begins and model.phase in (Phase.UNLOADED, Phase.UNLOADING):
             model.asked = True
         model.residency = residency
+        if model.phase is Phase.LOADED:
+            # It may have been why it could not be replaced by what is not wanted any more.
+            model.error = None
+        elif model.misfit and not residency.on_demand:
+            self._try_again(model)
         self._moves.open(model)
         self.wake()
 
@@ -151,6 +156,12 @@ class Loader:
         self._moves.take_over(model, made)
         if phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
+        self.wake()
+
+    def keep(self, model: LocalModel) -> None:
+        """Go on with its own processes: the settings that others were to serve it by are taken back."""
+        self._moves.end_incoming(model)
+        model.outdated = False
         self.wake()
 
     # The steps.
@@ -313,6 +324,13 @@ class Loader:
         else:
             # Nobody will ask again.
             self._moves.fail(model, why)
+            model.misfit = True
+
+    def _try_again(self, model: LocalModel) -> None:
+        """There may be room now for one that was given up for want of it."""
+        model.asked = True
+        if model.phase is Phase.FAILED:
+            self._moves.enter(model, Phase.UNLOADED)
 
     def _fit(self, made: Iterable[Child], without: Iterable[Child] = ()) -> bool:
         """There is memory for these beside all that runs, or all but some."""

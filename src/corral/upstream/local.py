@@ -61,6 +61,8 @@ class LocalModel:
     starved: bool = False
     # Someone waited for it when it began to load.
     requested: bool = False
+    # It was given up because it did not fit.
+    misfit: bool = False
     # It is not in the settings any more.
     removed: bool = False
     # It leaves without waiting for the end of its calls.

@@ -79,6 +79,7 @@ class Moves:
         model.yielding = model.outdated = False
         model.pool.ready_at = None
         if phase is Phase.UNLOADED:
+            model.misfit = False
             for child in model.children:
                 child.replica.become(State.STOPPED, "not loaded")
         self.open(model)
