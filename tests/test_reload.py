@@ -121,6 +121,8 @@ async def test_a_model_that_comes_back_while_it_leaves_is_another_one(tmp_path: 
             await corral.use("a")
             assert corral.pid("a") != pid
             assert alive(pid)
+            # Its log, which has the replica's name, is another one as well.
+            assert corral.model("a").children[0].replica.name == "a/1"
         await corral.until(lambda: not alive(pid))
         await corral.loader.until(lambda: set(corral.loader.models) == {"a", "b"})
 

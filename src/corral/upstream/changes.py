@@ -78,7 +78,9 @@ class Changes:
         )
 
     def _add(self, model: ModelSettings) -> Entry:
-        entry = self.maker.entry(model)
+        # Processes of a model of this name may still be there, and write their logs.
+        taken = frozenset().union(*(local.names for local in self.loader.models.values()))
+        entry = self.maker.entry(model, taken)
         begin(entry, self.loader, self.watches)
         return entry
 

@@ -41,11 +41,11 @@ class Maker:
         self._on_change = on_change
         self._footprints: dict[str, Footprint] = {}
 
-    def entry(self, model: ModelSettings) -> Entry:
-        """What serves this model; nothing of it has begun."""
+    def entry(self, model: ModelSettings, taken: Container[str] = ()) -> Entry:
+        """What serves this model; nothing of it has begun, and none of its processes has a name that is taken."""
         if model.file is None:
             return Entry(model, self._pool(model, self.remote_replicas(model)))
-        local = self._local(model)
+        local = self._local(model, taken)
         return Entry(model, local.pool, local)
 
     def remote_replicas(self, model: ModelSettings) -> list[Replica]:
@@ -93,9 +93,9 @@ class Maker:
     def _pool(self, model: ModelSettings, replicas: Sequence[Replica]) -> Pool:
         return Pool(model.name, replicas, self._config.queue, Balance(self._config.routing.balance))
 
-    def _local(self, model: ModelSettings) -> LocalModel:
+    def _local(self, model: ModelSettings, taken: Container[str]) -> LocalModel:
         make = self.children_of(model)
-        children, remotes = make(()), self.remote_replicas(model)
+        children, remotes = make(taken), self.remote_replicas(model)
         return LocalModel(
             model.name,
             self._pool(model, [*(child.replica for child in children), *remotes]),
