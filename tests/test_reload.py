@@ -1,6 +1,7 @@
 """Settings that change while Corral runs: only what has changed is touched, and wrong ones change nothing."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from corral.assembly import Assembly
 from corral.config import Config, LimitSettings, RequestSettings, ServerSettings
-from corral.core.errors import ConfigError, ModelNotFound, NotReady
+from corral.core.errors import ConfigError, ModelNotFound, NotReady, ShuttingDown
 from corral.core.lifecycle import Phase
 from corral.upstream.changes import Changed
 from corral.upstream.maker import MARGIN_BYTES
@@ -281,6 +282,29 @@ async def test_wrong_settings_change_nothing(tmp_path: Path) -> None:
             await corral.assembly.reload()
         await corral.use("a")
         assert corral.pid("a") == pid
+
+
+@async_test
+async def test_a_reload_that_has_not_read_the_settings_by_the_end_changes_nothing(tmp_path: Path) -> None:
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    elsewhere = config_of(tmp_path, A, {**B, "file": None, "remote": ("http://127.0.0.1:9",)})
+
+    def slowly() -> Config:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait()
+        return elsewhere
+
+    assembly = Assembly(config_of(tmp_path, A), slowly)
+    async with assembly.running():
+        reload = asyncio.create_task(assembly.reload())
+        await begun.wait()
+    go.set()
+    with pytest.raises(ShuttingDown):
+        await reload
+    # Who reloads without being told of it is not disturbed either.
+    await assembly.reload_and_tell()
+    assert set(assembly.fleet.entries) == {"a"}
 
 
 @async_test

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.config import Config, Files, is_loopback, load
 from corral.config.differences import fixed_differences, with_fixed_of
-from corral.core.errors import ConfigError
+from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
 from corral.file_watch import watch
@@ -95,8 +95,9 @@ class Assembly:
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
 
-        Raises ConfigError, and changes nothing, when they are wrong. Requests
-        that run finish where they run, by the settings that they began with.
+        Raises ConfigError, and changes nothing, when they are wrong, and
+        ShuttingDown when it is too late. Requests that run finish where they
+        run, by the settings that they began with.
         """
         # One after the other: an older reading must not take the place of a newer one.
         async with self._reloading:
@@ -108,6 +109,8 @@ class Assembly:
             await self.reload()
         except ConfigError as error:
             log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
+        except ShuttingDown:
+            log.info("settings not reloaded at the end")
 
     async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
@@ -116,6 +119,9 @@ class Assembly:
             raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
+        if self.watches.closed:
+            # Nothing may begin any more that nobody would end.
+            raise ShuttingDown("the server is shutting down")
         old, self.config = self.config, with_fixed_of(config, self.config)
         models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
