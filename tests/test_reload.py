@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corral.assembly import Assembly
-from corral.config import Config, LimitSettings, RequestSettings, ServerSettings
+from corral.config import Config, LimitSettings, QueueSettings, RequestSettings, ServerSettings
 from corral.core.errors import ConfigError, ModelNotFound, NotReady, ShuttingDown
 from corral.core.lifecycle import Phase
 from corral.upstream.changes import Changed
@@ -330,6 +330,15 @@ async def test_limits_and_what_requests_may_say_change_at_once(tmp_path: Path) -
         assert exchange.limiter is before
         await corral.reload(config.model_copy(update={"limits": LimitSettings(requests=1)}))
         assert exchange.limiter is not before
+
+
+@async_test
+async def test_the_log_warns_once_of_clients_that_no_key_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of(tmp_path, A)
+    async with reloading(config) as corral:
+        await corral.reload(config.model_copy(update={"queue": QueueSettings(batch=("x", "anonymous", "y"))}))
+    told = [vars(record)["fields"] for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [{"clients": [f"queue.batch: no key has the client {name}" for name in "xy"]}]
 
 
 @async_test

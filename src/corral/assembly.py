@@ -11,7 +11,7 @@ from dataclasses import asdict
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load
+from corral.config import Config, Files, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
 from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
@@ -71,6 +71,7 @@ class Assembly:
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
         self.app = Current(self._app())
+        _warn(config)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -127,6 +128,7 @@ class Assembly:
         self._exchange_by(old)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
+        _warn(config)
         log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
         return done
 
@@ -203,6 +205,12 @@ class Assembly:
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+
+
+def _warn(config: Config) -> None:
+    """Tell of what can be meant, and hardly is."""
+    if unknown := unknown_clients(config):
+        log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
 
 
 class Current:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema
+from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema, unknown_clients
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
@@ -80,6 +80,8 @@ def check(
     out.print(_table(settings))
     for launch in launched:
         out.print(f"the launcher scripts start {launch.path} as '{launch.name}' at {launch.url}", highlight=False)
+    for unknown in unknown_clients(settings):
+        out.print(f"warning: {unknown}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     out.print("the settings are sound", highlight=False)
 
 
