@@ -254,6 +254,7 @@ async def test_a_replacement_that_loads_counts_with_all_that_it_will_take(tmp_pa
     [
         ({"memory_bytes": 2 * LARGE}, 6),
         ({"replicas": 1}, 4),
+        ({"replicas": 1, "memory_bytes": 2 * LARGE}, 8),
         ({"replicas": 2, "memory_bytes": 3 * LARGE, "extra_args": SLOW}, 9),
     ],
 )
@@ -264,8 +265,10 @@ async def test_each_process_counts_with_what_the_operator_says_of_it(
     before = {**A, "memory_bytes": LARGE, "replicas": 3}
     async with reloading(config_of(tmp_path, before)) as corral:
         with await corral.lease("a"):
-            await corral.reload(config_of(tmp_path, {**before, **changed}))
-            assert corral.model("a").taken_bytes() == taken * LARGE
+            # The second says nothing new.
+            for _ in range(2):
+                await corral.reload(config_of(tmp_path, {**before, **changed}))
+                assert corral.model("a").taken_bytes() == taken * LARGE
 
 
 @async_test

@@ -135,11 +135,13 @@ class Changes:
             local.pinned = model.pinned
         local.make = self.maker.children_of(model)
         self.loader.adjust(local, self.maker.residency(model))
-        wanted = [EngineSpec.of(model, self.new.llama)] * model.replicas
+        spec = EngineSpec.of(model, self.new.llama)
+        for child in local.processes:
+            if child.spec == spec:
+                child.footprint = self.maker.footprint(model)
+        wanted = [spec] * model.replicas
         # Compared with what runs, or is to: a change that failed before is tried again.
         if _specs(local.incoming or local.children) == wanted:
-            for child in (*local.children, *local.incoming):
-                child.footprint = self.maker.footprint(model)
             return False
         if _specs(local.children) == wanted:
             self.loader.keep(local)
