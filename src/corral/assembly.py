@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load
+from corral.config import Config, Files, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
-from corral.core.errors import ConfigError
+from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
 from corral.file_watch import watch
@@ -76,6 +76,7 @@ class Assembly:
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
         self.app = Current(self._app())
+        _warn(config)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -106,8 +107,9 @@ class Assembly:
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
 
-        Raises ConfigError, and changes nothing, when they are wrong. Requests
-        that run finish where they run, by the settings that they began with.
+        Raises ConfigError, and changes nothing, when they are wrong, and
+        ShuttingDown when it is too late. Requests that run finish where they
+        run, by the settings that they began with.
         """
         # One after the other: an older reading must not take the place of a newer one.
         async with self._reloading:
@@ -119,6 +121,8 @@ class Assembly:
             await self.reload()
         except ConfigError as error:
             log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
+        except ShuttingDown:
+            log.info("settings not reloaded at the end")
 
     async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
@@ -127,11 +131,15 @@ class Assembly:
             raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
+        if self.watches.closed:
+            # Nothing may begin any more that nobody would end.
+            raise ShuttingDown("the server is shutting down")
         old, self.config = self.config, with_fixed_of(config, self.config)
-        models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
+        models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
+        _warn(config)
         log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
         return done
 
@@ -224,6 +232,12 @@ def _tenancy(config: Config, on_keys: Callable[[], None]) -> "Tenancy | None":
     from corral.tenancy import Tenancy
 
     return Tenancy(config.store, on_keys)
+
+
+def _warn(config: Config) -> None:
+    """Tell of what can be meant, and hardly is."""
+    if unknown := unknown_clients(config):
+        log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
 
 
 class Current:

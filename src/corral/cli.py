@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema
+from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema, unknown_clients
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
@@ -82,6 +82,8 @@ def check(
     out.print(_table(settings))
     for launch in launched:
         out.print(f"the launcher scripts start {launch.path} as '{launch.name}' at {launch.url}", highlight=False)
+    for unknown in unknown_clients(settings):
+        out.print(f"warning: {unknown}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     out.print("the settings are sound", highlight=False)
 
 
@@ -156,17 +158,17 @@ def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     remotes = ", ".join(each.url for each in model.remotes)
     if model.file is None:
         return ", ".join(filter(None, (model.hf, remotes))), "", ""
-    from corral.upstream.maker import estimated_bytes
+    from corral.upstream.maker import footprint_of
     from corral.upstream.spec import EngineSpec
     from corral.upstream.told import told_bytes
 
     on_demand = model.starts_on_demand(settings.fleet.on_demand)
     loaded = "on demand" if on_demand and not model.preload else "at the start"
-    needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
+    each = footprint_of(EngineSpec.of(model, settings.llama), model)
     return (
         ", ".join(filter(None, (str(model.file), remotes))),
         loaded,
-        f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}",
+        f"{'' if each.told else 'about '}{told_bytes(each.bytes * model.replicas)}",
     )
 
 

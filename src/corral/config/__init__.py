@@ -1,5 +1,6 @@
 """The settings, frozen, from corral.yaml, .env, the environment and flags."""
 
+from corral.config.clients import unknown_clients
 from corral.config.describe import Setting, settings_table
 from corral.config.files import Files
 from corral.config.keys import ApiKey, key_digest
@@ -53,4 +54,5 @@ __all__ = [
     "load_store",
     "settings_schema",
     "settings_table",
+    "unknown_clients",
 ]

@@ -122,7 +122,7 @@ class _Routes:
     async def restart(self, model: Model) -> AdminModel:
         entry, local = self._started(model)
         self._loader.replace(local)
-        await self._until(lambda: _settled(local) and not local.incoming, "restarted")
+        await self._until(lambda: _settled(local) and not local.changing, "restarted")
         if local.error is not None:
             raise NotReady(f"model '{local.name}' was not restarted: {local.error}")
         return _shown(entry)
