@@ -14,6 +14,7 @@ from corral.core.usage import Usage
 FIRST = {"id": "chatcmpl-1", "created": 7, "model": "asked", "object": "chat.completion.chunk"}
 SECOND = {"id": "chatcmpl-2", "created": 9, "model": "file.gguf", "object": "chat.completion.chunk"}
 DONE = b"data: [DONE]\n\n"
+EMPTY = "<think>\n\n</think>\n\n"
 
 
 def event(*choices: dict[str, Any], **more: Any) -> bytes:
@@ -135,6 +136,15 @@ def test_what_is_repeated_is_cut_off_however_it_is_cut(told: str, more: list[str
         ("\n", ("The",), "The"),
         ("The horse", ("T", "all"), "Tall"),
         ("", ("a", "b"), "ab"),
+        # Where thoughts are to come as words (reasoning_format "none"), llama.cpp repeats empty ones before them.
+        ("The horse", (EMPTY + "The horse is", " tall"), " is tall"),
+        ("The horse ", (EMPTY + "The horse is",), "is"),
+        ("<think>", (EMPTY + "<think>\nHm",), "\nHm"),
+        ("<think>\nHm", (EMPTY + "<think>\nHm, ", "so"), ", so"),
+        (EMPTY + "The", (EMPTY + "The horse",), " horse"),
+        (EMPTY + "The", (EMPTY + EMPTY + "The horse",), " horse"),
+        (EMPTY, (EMPTY, "\n", "The"), "\nThe"),
+        ("The", ("[THINK][/THINK]The horse",), " horse"),
         # It ends before all of it has been repeated: nothing is new.
         ("The horse ", ("The horse",), ""),
     ],
