@@ -256,6 +256,16 @@ async def test_an_answer_that_was_gone_on_with_is_charged_as_often_as_it_was_mad
 
 
 @on_both_loops
+async def test_tokens_that_could_be_counted_later_are_no_estimate(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=2)
+    fake.fault("status", path="/tokenize", status=500, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+    assert error is None
+    assert (len(record.resumed), record.usage.completion_tokens, record.usage.estimated) == (2, 8, False)
+
+
+@on_both_loops
 async def test_failures_of_the_replicas_own_making_open_its_breaker(fake: FakeLlama) -> None:
     fake.fault("status", status=500)
     async with bench(fake) as made:

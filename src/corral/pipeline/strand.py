@@ -87,7 +87,8 @@ class Strand:
         said = self._said or Said()
         # An event is a token at least; those that spell one character come as one.
         tokens = max(self._text_events(said), counted or 0)
-        self._guessed = self._guessed or (counted is None and bool(said.text))
+        # What was counted is all of the text; that it could not be counted before matters no more.
+        self._guessed = counted is None and bool(said.text)
         self._reader.go_on()
         left = self._first.max_tokens - tokens
         if said.finish is not None or (left <= 0 and said.text):
