@@ -315,6 +315,16 @@ async def test_what_a_part_needs_more_is_what_the_call_needed(fake: FakeLlama) -
 
 
 @on_both_loops
+async def test_what_went_on_of_a_part_went_on_of_the_call(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=3, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(prompts("one two three", "four five six", "seven"))
+        assert error is None
+        assert [choice["text"] for choice in made.reply()["choices"]] == ["one two three", "four five six", "seven"]
+    assert record.resumed == ("upstream_connection_lost",)
+
+
+@on_both_loops
 async def test_a_call_whose_last_part_fails_keeps_what_the_others_have_noted(fake: FakeLlama) -> None:
     fake.fault("status", status=500, skip=4)
     async with bench(fake) as made:
