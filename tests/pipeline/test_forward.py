@@ -13,7 +13,14 @@ import pytest
 from corral.config import RequestSettings, RetrySettings, RouteTimeouts, TimeoutSettings
 from corral.core.breaker import FAILURES
 from corral.core.call import Call, Endpoint
-from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from corral.core.errors import (
+    ConnectionLost,
+    CorralError,
+    InvalidRequest,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from corral.core.fairness import Account, cost_of
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS
@@ -263,6 +270,31 @@ async def test_tokens_that_could_be_counted_later_are_no_estimate(fake: FakeLlam
         record, error = await made.forward(chat())
     assert error is None
     assert (len(record.resumed), record.usage.completion_tokens, record.usage.estimated) == (2, 8, False)
+
+
+@on_both_loops
+async def test_an_answer_that_nobody_has_seen_begins_anew_when_its_rest_is_refused(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=400, times=1, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+        assert error is None
+        broken = made.reply()["choices"]
+        made.client = AsgiClient()
+        await made.forward(chat())
+        assert broken == made.reply()["choices"]
+    assert (record.attempts, record.usage.completion_tokens, record.usage.estimated) == (3, 8, False)
+
+
+@on_both_loops
+async def test_an_answer_whose_rest_is_always_refused_is_given_up(fake: FakeLlama) -> None:
+    for turn in range(20):
+        fake.fault("truncate", after=5, times=1, skip=2 * turn)
+        fake.fault("status", status=400, times=1, skip=2 * turn + 1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+    assert isinstance(error, ConnectionLost)
+    assert record.attempts <= 2 * RetrySettings().attempts
 
 
 @on_both_loops

@@ -66,10 +66,13 @@ class Trying:
             try:
                 return await self._once(attempt)
             except RequestError as error:
-                if self._resuming is not None:
+                failure = self._resuming
+                if failure is None or tries is None:
+                    raise
+                pause_s = self._pause_anew_s(failure, tries)
+                if pause_s is None:
                     # It is no fault of the client's that the rest of its answer cannot be had.
-                    raise self._resuming from error
-                raise
+                    raise failure from error
             except UpstreamError as error:
                 tries = tries or Tries(self.persistence.retries)
                 pause_s = self._pause_s(error, tries)
@@ -109,19 +112,28 @@ class Trying:
 
     def _pause_s(self, error: UpstreamError, tries: Tries) -> float | None:
         """How long to wait before the next attempt; None when there is to be none."""
-        strand, now, retries = self.strand, self.persistence.clock(), self.persistence.retries
-        elsewhere = any(replica.ready for replica in self.pool.replicas if replica not in self._tried)
-        jitter = self.persistence.jitter()
-        if strand is not None and retries.resumes and strand.break_off():
-            self._resuming = error
-            return tries.resume_s(error, now, jitter, strand.events, elsewhere=elsewhere)
+        strand = self.strand
+        if strand is None or not self.persistence.retries.resumes or not strand.break_off():
+            return self._pause_anew_s(error, tries)
+        self._resuming = error
+        now, jitter = self.persistence.clock(), self.persistence.jitter()
+        return tries.resume_s(error, now, jitter, strand.events, elsewhere=self._elsewhere())
+
+    def _pause_anew_s(self, error: UpstreamError, tries: Tries) -> float | None:
+        """The same where the next attempt cannot go on with what has come."""
+        strand, now = self.strand, self.persistence.clock()
         if strand is not None:
             if self.demand.call.stream and strand.events:
                 return None
             strand.begin()
         self._resuming = None
         # The time in the queue before the first is not the replicas' fault.
-        return tries.retry_s(error, self.record.leased_at or now, now, jitter, elsewhere=elsewhere)
+        began = self.record.leased_at or now
+        return tries.retry_s(error, began, now, self.persistence.jitter(), elsewhere=self._elsewhere())
+
+    def _elsewhere(self) -> bool:
+        """A replica that has not been tried is ready."""
+        return any(replica.ready for replica in self.pool.replicas if replica not in self._tried)
 
     def _note(self, lease: Lease) -> float:
         """An attempt begins; when that is."""
