@@ -272,6 +272,29 @@ async def test_tokens_that_could_be_counted_later_are_no_estimate(fake: FakeLlam
     assert (len(record.resumed), record.usage.completion_tokens, record.usage.estimated) == (2, 8, False)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@on_both_loops
+async def test_an_answer_went_on_when_an_attempt_has_added_to_it(fake: FakeLlama, stream: bool) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=503, skip=1, times=1)
+    fake.fault("error_event", after=6, skip=2, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat(stream=stream))
+    assert error is None
+    assert (record.attempts, record.usage.completion_tokens) == (4, 8)
+    assert record.resumed == ("upstream_connection_lost", "upstream_failed")
+
+
+@on_both_loops
+async def test_an_answer_whose_rest_is_refused_has_not_gone_on(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=400, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat(stream=True))
+    assert isinstance(error, ConnectionLost)
+    assert (record.attempts, record.resumed) == (2, ())
+
+
 @on_both_loops
 async def test_an_answer_that_nobody_has_seen_begins_anew_when_its_rest_is_refused(fake: FakeLlama) -> None:
     fake.fault("truncate", after=5, times=1)
@@ -283,6 +306,7 @@ async def test_an_answer_that_nobody_has_seen_begins_anew_when_its_rest_is_refus
         made.client = AsgiClient()
         await made.forward(chat())
         assert broken == made.reply()["choices"]
+    assert record.resumed == ()
     assert (record.attempts, record.usage.completion_tokens, record.usage.estimated) == (3, 8, False)
 
 

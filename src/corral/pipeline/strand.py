@@ -71,6 +71,13 @@ class Strand:
             return self.usage
         return Usage() if self._joint is None else self._joint.usage
 
+    @property
+    def went_on(self) -> bool:
+        """The last attempt was to go on, and has added to what was said."""
+        if self._said is None:
+            return False
+        return self._reader.done or (self._joint is not None and self._joint.usage.completion_tokens > 0)
+
     def break_off(self) -> bool:
         """The attempt has failed; True when the next one can go on where it ended."""
         said = self._transcript.said() if self._transcript is not None and self.events else None

@@ -56,7 +56,7 @@ class Trying:
     record: Record
     strand: Strand | None = None
     _tried: list[Replica] = field(default_factory=list)
-    # Why the next attempt goes on with an answer instead of beginning it.
+    # What broke the answer off that the next attempt goes on with, instead of beginning it.
     _resuming: UpstreamError | None = None
 
     async def until_answered(self, attempt: Attempt[T]) -> T:
@@ -113,9 +113,11 @@ class Trying:
     def _pause_s(self, error: UpstreamError, tries: Tries) -> float | None:
         """How long to wait before the next attempt; None when there is to be none."""
         strand = self.strand
+        went_on = strand is not None and strand.went_on
         if strand is None or not self.persistence.retries.resumes or not strand.break_off():
             return self._pause_anew_s(error, tries)
-        self._resuming = error
+        if self._resuming is None or went_on:
+            self._resuming = error
         now, jitter = self.persistence.clock(), self.persistence.jitter()
         return tries.resume_s(error, now, jitter, strand.events, elsewhere=self._elsewhere())
 
@@ -142,7 +144,6 @@ class Trying:
         record.replica = lease.replica.name
         record.route_reason = lease.reason
         if self._resuming is not None:
-            record.resumed += (self._resuming.code or "",)
             return now
         record.token_events = 0
         record.first_byte_at = None
@@ -157,6 +158,8 @@ class Trying:
         lease.usage = record.usage if self.strand is None else self.strand.attempt_usage
         if self._resuming is not None:
             # The marks are those of the attempt that began it.
+            if self.strand is not None and self.strand.went_on:
+                record.resumed += (self._resuming.code or "",)
             return
         if record.first_byte_at is not None:
             lease.prefill_s = record.first_byte_at - leased_at
