@@ -69,6 +69,27 @@ def test_an_answer_that_the_client_has_begun_in_another_way_is_not(begun: dict[s
 
 
 @pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        # Its thoughts came behind words, and would be put before them.
+        ({"content": "Well, "}, Said("", "hm")),
+        ({"content": "Well, "}, Said("yes", "hm")),
+        # Whether the server has repeated those of the client cannot be told.
+        ({"content": "", "reasoning_content": "h"}, Said("", "hm")),
+    ],
+)
+def test_thoughts_whose_place_cannot_be_told_are_not_gone_on_with(begun: dict[str, Any], said: Said) -> None:
+    assert going_on(chat(HELLO, {"role": "assistant", **begun}), said) is None
+
+
+def test_thoughts_that_the_client_has_begun_are_added_to() -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "So "}
+    call = going_on(chat(HELLO, begun), Said("yes", "hm"))
+    assert call is not None
+    assert call.fields["messages"][-1] == {**begun, "content": "yes", "reasoning_content": "So hm"}
+
+
+@pytest.mark.parametrize(
     ("prompt", "continued"),
     [
         ("Once", "OnceThe horse"),

@@ -64,9 +64,7 @@ def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | N
     if messages and messages[-1]["role"] == "assistant":
         # The client has begun the answer itself.
         message = messages.pop()
-        begun = message.get("content") or ""
-        if not isinstance(begun, str) or "tool_calls" in message or (begun and said.content.startswith(begun)):
-            # In the last case: older llama-servers repeat it, newer ones do not.
+        if not _can_be_added_to(message, said):
             return None
     content = (message.get("content") or "") + said.content
     reasoning = (message.get("reasoning_content") or "") + said.reasoning
@@ -79,6 +77,14 @@ def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | N
         "add_generation_prompt": False,
         "echo": True,
     }
+
+
+def _can_be_added_to(begun: Mapping[str, Any], said: Said) -> bool:
+    words, thoughts = begun.get("content") or "", begun.get("reasoning_content") or ""
+    if not isinstance(words, str) or "tool_calls" in begun or (words and said.reasoning):
+        return False
+    # Older llama-servers repeat what was begun, newer ones do not, and which of them it was cannot be told.
+    return not ((words and said.content.startswith(words)) or (thoughts and said.reasoning.startswith(thoughts)))
 
 
 def _continued(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | None:
