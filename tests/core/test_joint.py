@@ -63,6 +63,12 @@ def test_thoughts_that_were_told_are_not_told_again() -> None:
     assert deltas == [{"reasoning_content": "m"}, {"reasoning_content": "!"}, {"content": "Yes"}]
 
 
+def test_new_thoughts_behind_words_are_told() -> None:
+    made = joint("Ye", "hmm")
+    events = made.read(delta(reasoning_content="hmm\n", content="Yes") + delta(reasoning_content="Or"))
+    assert [chunk["choices"][0]["delta"] for chunk in chunks(events)] == [{"content": "s"}, {"reasoning_content": "Or"}]
+
+
 def test_the_usage_is_that_of_both() -> None:
     told = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
     made = joint("abc", tokens=3, prompt=Usage(37, 12))

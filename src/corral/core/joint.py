@@ -34,7 +34,7 @@ class Joint:
         self._identity = said.identity
         self._tokens = tokens
         self._prompt = prompt
-        # Thoughts end where words begin; a template may add a line end to those that it repeats.
+        # Thoughts that are told end where words begin: a template may add a line end to those that it repeats.
         self._thinks = not told.content
         self._splitter = sse.Splitter()
         self._seams = {
@@ -85,6 +85,7 @@ class Joint:
                 holder[key] = new
             else:
                 del holder[key]
+        self._thinks = self._thinks or bool(holder.get("content"))
         more = bool(choice["finish_reason"]) or bool(choice.get("text") if holder is choice else holder)
         if more and not choice["finish_reason"]:
             self.usage += Usage(completion_tokens=1)
