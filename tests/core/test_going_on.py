@@ -108,6 +108,9 @@ def test_a_completion_goes_on_behind_its_prompt(prompt: object, continued: objec
 UNSOUND = [
     chat(n=2),
     *(chat(**{field: True}) for field in ("grammar", "json_schema", "logprobs", "n_probs", "echo")),
+    # Any JSON.
+    chat(json_schema={}),
+    completion("a", json_schema={}),
     chat(response_format={"type": "json_object"}),
     chat(tools=[{}], tool_choice="required"),
     completion("a", grammar="root ::= x"),
@@ -123,6 +126,10 @@ def test_what_would_not_be_the_same_answer_is_not_gone_on_with(call: Call) -> No
 @pytest.mark.parametrize("call", [chat(), *UNSOUND], ids=lambda call: str(sorted(call.fields)))
 def test_an_answer_of_which_nothing_was_said_begins_anew(call: Call) -> None:
     assert going_on(call, Said(identity={"id": "1"})) is call
+
+
+def test_what_is_set_to_nothing_is_no_obstacle() -> None:
+    assert going_on(chat(grammar="", logprobs=False, n_probs=0, echo=False, json_schema=None), HALF) is not None
 
 
 def test_tools_that_may_be_called_are_no_obstacle() -> None:

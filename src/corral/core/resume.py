@@ -16,6 +16,8 @@ from corral.core.transcript import Said
 # Without effect on the text, or sound to begin anew, is everything but: a grammar, which would start at its root; the
 # probabilities of tokens, which belong to chunks; and what a client itself wants to have repeated.
 UNSOUND = ("grammar", "json_schema", "logprobs", "n_probs", "echo")
+# What they are when they are not asked for; a schema without a word stands for any JSON.
+UNASKED = (None, False, 0, "")
 # Of response formats, those that leave the text alone.
 FREE_FORMATS = (None, "text")
 
@@ -23,7 +25,11 @@ FREE_FORMATS = (None, "text")
 def can_go_on(call: Call) -> bool:
     """Whether the text of this call can be continued; what has been said of it may still stand against that."""
     fields = call.fields
-    if call.endpoint is Endpoint.EMBEDDINGS or call.tasks != 1 or any(fields.get(name) for name in UNSOUND):
+    if (
+        call.endpoint is Endpoint.EMBEDDINGS
+        or call.tasks != 1
+        or any(fields.get(name) not in UNASKED for name in UNSOUND)
+    ):
         return False
     if call.endpoint is Endpoint.COMPLETIONS:
         return True
