@@ -82,6 +82,13 @@ def test_thoughts_whose_place_cannot_be_told_are_not_gone_on_with(begun: dict[st
     assert going_on(chat(HELLO, {"role": "assistant", **begun}), said) is None
 
 
+def test_a_client_may_say_that_its_message_is_to_be_continued() -> None:
+    begun = {"role": "assistant", "content": "Well, "}
+    call = going_on(chat(HELLO, begun, continue_final_message="content", add_generation_prompt=False), HALF)
+    assert call is not None
+    assert call.fields["messages"] == [HELLO, {**begun, "content": "Well, The horse"}]
+
+
 def test_thoughts_that_the_client_has_begun_are_added_to() -> None:
     begun = {"role": "assistant", "content": "", "reasoning_content": "So "}
     call = going_on(chat(HELLO, begun), Said("yes", "hm"))
@@ -113,6 +120,9 @@ UNSOUND = [
     completion("a", json_schema={}),
     chat(response_format={"type": "json_object"}),
     chat(tools=[{}], tool_choice="required"),
+    # What was said is no message of the assistant's.
+    chat(continue_final_message=True),
+    chat(add_generation_prompt=False),
     completion("a", grammar="root ::= x"),
     Call(Endpoint.COMPLETIONS, "m", {"prompt": ["a", "b"]}, inputs=2),
 ]

@@ -72,6 +72,9 @@ def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | N
         message = messages.pop()
         if not _can_be_added_to(message, said):
             return None
+    elif fields.get("continue_final_message") or fields.get("add_generation_prompt") is False:
+        # Another's message was to be continued, or none to be begun.
+        return None
     content = (message.get("content") or "") + said.content
     reasoning = (message.get("reasoning_content") or "") + said.reasoning
     told = {"reasoning_content": reasoning} if reasoning else {}
