@@ -108,6 +108,21 @@ def test_what_it_does_not_understand_is_left_to_the_reader(odd: bytes) -> None:
     assert joint("a").read(odd) == odd
 
 
+SCALARS = st.sampled_from([0, 7, None, "", "a", 0.5, True])
+TOLD = ("total", "cache", "prompt_tokens", "completion_tokens", "role", "content", "reasoning_content", "text", "index")
+ODD: st.SearchStrategy[Any] = st.one_of(SCALARS, st.dictionaries(st.sampled_from(TOLD), SCALARS, max_size=3))
+CHOICES = st.lists(st.dictionaries(st.sampled_from(["delta", "text", "finish_reason"]), ODD, max_size=3), max_size=2)
+CHUNKS = st.fixed_dictionaries({}, optional={"choices": CHOICES | ODD, "usage": ODD, "prompt_progress": ODD, "id": ODD})
+
+
+@given(st.lists(CHUNKS, max_size=6))
+def test_whatever_comes_passes_or_is_mended_and_what_was_used_can_be_counted(odd: list[Any]) -> None:
+    made = joint("a", "b")
+    for chunk in odd:
+        assert made.read(b"data: " + json.dumps(chunk).encode() + b"\n\n")[-2:] in (b"\n\n", b"")
+        assert made.usage.total_tokens >= 0
+
+
 def test_completions_do_not_repeat() -> None:
     made = Joint(Said("The", identity=FIRST), Said(), 1, Usage())
     events = made.read(event({"text": "The"}) + event({"text": " end", "finish_reason": "stop"}))
