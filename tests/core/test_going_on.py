@@ -69,6 +69,34 @@ def test_an_answer_that_the_client_has_begun_in_another_way_is_not(begun: dict[s
 
 
 @pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        # Its thoughts came behind words, and would be put before them.
+        ({"content": "Well, "}, Said("", "hm")),
+        ({"content": "Well, "}, Said("yes", "hm")),
+        # Whether the server has repeated those of the client cannot be told.
+        ({"content": "", "reasoning_content": "h"}, Said("", "hm")),
+    ],
+)
+def test_thoughts_whose_place_cannot_be_told_are_not_gone_on_with(begun: dict[str, Any], said: Said) -> None:
+    assert going_on(chat(HELLO, {"role": "assistant", **begun}), said) is None
+
+
+def test_a_client_may_say_that_its_message_is_to_be_continued() -> None:
+    begun = {"role": "assistant", "content": "Well, "}
+    call = going_on(chat(HELLO, begun, continue_final_message="content", add_generation_prompt=False), HALF)
+    assert call is not None
+    assert call.fields["messages"] == [HELLO, {**begun, "content": "Well, The horse"}]
+
+
+def test_thoughts_that_the_client_has_begun_are_added_to() -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "So "}
+    call = going_on(chat(HELLO, begun), Said("yes", "hm"))
+    assert call is not None
+    assert call.fields["messages"][-1] == {**begun, "content": "yes", "reasoning_content": "So hm"}
+
+
+@pytest.mark.parametrize(
     ("prompt", "continued"),
     [
         ("Once", "OnceThe horse"),
@@ -87,8 +115,14 @@ def test_a_completion_goes_on_behind_its_prompt(prompt: object, continued: objec
 UNSOUND = [
     chat(n=2),
     *(chat(**{field: True}) for field in ("grammar", "json_schema", "logprobs", "n_probs", "echo")),
+    # Any JSON.
+    chat(json_schema={}),
+    completion("a", json_schema={}),
     chat(response_format={"type": "json_object"}),
     chat(tools=[{}], tool_choice="required"),
+    # What was said is no message of the assistant's.
+    chat(continue_final_message=True),
+    chat(add_generation_prompt=False),
     completion("a", grammar="root ::= x"),
     Call(Endpoint.COMPLETIONS, "m", {"prompt": ["a", "b"]}, inputs=2),
 ]
@@ -102,6 +136,10 @@ def test_what_would_not_be_the_same_answer_is_not_gone_on_with(call: Call) -> No
 @pytest.mark.parametrize("call", [chat(), *UNSOUND], ids=lambda call: str(sorted(call.fields)))
 def test_an_answer_of_which_nothing_was_said_begins_anew(call: Call) -> None:
     assert going_on(call, Said(identity={"id": "1"})) is call
+
+
+def test_what_is_set_to_nothing_is_no_obstacle() -> None:
+    assert going_on(chat(grammar="", logprobs=False, n_probs=0, echo=False, json_schema=None), HALF) is not None
 
 
 def test_tools_that_may_be_called_are_no_obstacle() -> None:
