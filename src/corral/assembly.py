@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corral.config import Config, Files, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
+from corral.core.api_key import StoredKey
 from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
@@ -69,7 +70,7 @@ class Assembly:
         self.loader = Loader(config.fleet, time.monotonic)
         self.watches = Watches()
         maker = self._maker(config)
-        self.tenancy = _tenancy(config, self._refresh_keys)
+        self.tenancy = _tenancy(config, self._learn_keys)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange(config)
@@ -101,8 +102,8 @@ class Assembly:
     def _remembering(self, tasks: asyncio.TaskGroup) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.tenancy is None else self.tenancy.running(tasks)
 
-    def _refresh_keys(self) -> None:
-        self.exchange.keyring.refresh()
+    def _learn_keys(self, keys: Sequence[StoredKey], anew: bool) -> None:
+        self.exchange.keyring.learn(keys, anew=anew)
 
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
@@ -225,7 +226,7 @@ class Assembly:
                 yield from replica_state(pool.name, replica.name, replica.state)
 
 
-def _tenancy(config: Config, on_keys: Callable[[], None]) -> "Tenancy | None":
+def _tenancy(config: Config, on_keys: Callable[[Sequence[StoredKey], bool], None]) -> "Tenancy | None":
     """Where there is a store; without one nothing of it is imported."""
     if not config.store.used:
         return None

@@ -13,6 +13,8 @@ from corral.store.keys import KeyStore
 from corral.store.opened import Store
 from corral.web.keys import Keys
 
+OnKeys = Callable[[Sequence[StoredKey], bool], None]
+
 # So long the start waits for keys; a store that is slower is read while requests are served.
 FIRST_READ_S = 5.0
 
@@ -20,8 +22,8 @@ FIRST_READ_S = 5.0
 class Tenancy:
     """The store, and who keeps the keys of this process true to it."""
 
-    def __init__(self, settings: StoreSettings, on_keys: Callable[[], None]) -> None:
-        """``on_keys`` is told of every change of ``stored``."""
+    def __init__(self, settings: StoreSettings, on_keys: OnKeys) -> None:
+        """``on_keys`` is told of what has changed in ``stored``, and whether it is all there is."""
         self.stored = StoredKeys()
         self._on_keys = on_keys
         self._store = Store(settings)
@@ -45,4 +47,4 @@ class Tenancy:
 
     def _learn(self, keys: Sequence[StoredKey], anew: bool) -> None:
         self.stored.learn(keys, anew=anew)
-        self._on_keys()
+        self._on_keys(keys, anew)

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,17 +191,23 @@ def test_a_key_may_be_one_of_a_store_that_could_not_be_read() -> None:
         keyring.authenticate(bearer(b"stored"))
 
 
-def test_changes_of_the_store_count_when_the_keyring_is_refreshed() -> None:
-    known = stored_keys(stored_key())
-    keyring = keyring_of((), known)
-    known.learn([stored_key(revoked=1.0)], anew=False)
-    keyring.refresh()
+def test_changes_of_the_store_count_when_they_are_learned() -> None:
+    keyring = keyring_of((), stored_keys(stored_key()))
+    keyring.learn([stored_key(revoked=1.0)], anew=False)
     with pytest.raises(Unauthorized, match="revoked"):
         keyring.authenticate(bearer(b"stored"))
-    known.learn([], anew=True)
-    keyring.refresh()
+    keyring.learn([], anew=True)
     with pytest.raises(Unauthorized, match="not known"):
         keyring.authenticate(bearer(b"stored"))
+
+
+def test_nothing_is_left_of_a_secret_that_was_rotated() -> None:
+    keyring = keyring_of((), stored_keys(stored_key("old"), replace(stored_key("other"), id="key_2")))
+    keyring.learn([stored_key("new")], anew=False)
+    assert keyring.authenticate(bearer(b"new")).key_id == "key_1"
+    assert keyring.authenticate(bearer(b"other")).key_id == "key_2"
+    with pytest.raises(Unauthorized, match="not known"):
+        keyring.authenticate(bearer(b"old"))
 
 
 def test_where_there_is_a_store_somebody_may_become_an_operator() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from corral.config import ApiKey, QueueSettings
 from corral.core.api_key import Standing, StoredKey
@@ -31,7 +32,7 @@ class Keyring:
 
     A hash that is looked up tells a timer nothing about the key behind it; the
     match itself is confirmed in constant time. Keys of the environment never
-    change; those of the store are written by ``learn``. One writer: who watches the store.
+    change; those of the store are written by ``learn``, called by who watches the store.
     """
 
     def __init__(
@@ -48,18 +49,25 @@ class Keyring:
         self._queue = queue
         self._clock = clock
         self._stored = stored
-        self._known = self._given
+        self._learned: dict[bytes, Known] = {}
+        # The hashes of each stored key, by its id.
+        self._digests: dict[str, tuple[bytes, ...]] = {}
         self._anonymous = _placed(ANONYMOUS, queue)
         self._keyed = bool(self._given) or stored is not None
         self._keyless = allow_anonymous or not self._keyed
-        self.refresh()
+        if stored is not None:
+            self.learn(stored.keys.values(), anew=True)
 
-    def refresh(self) -> None:
-        """Go by the stored keys as they are now."""
-        stored = self._stored.keys.values() if self._stored is not None else ()
-        known = {each.digest: each for key in stored for each in _known(key, self._queue)}
-        # Whoever runs Corral decides what the keys of its environment are.
-        self._known = known | self._given
+    def learn(self, keys: Iterable[StoredKey], *, anew: bool) -> None:
+        """These are new, or have changed; ``anew``: and there are no others."""
+        if anew:
+            self._learned, self._digests = {}, {}
+        for key in keys:
+            for digest in self._digests.get(key.id, ()):
+                del self._learned[digest]
+            known = {each.digest: each for each in _known(key, self._queue)}
+            self._learned |= known
+            self._digests[key.id] = tuple(known)
 
     @property
     def has_operator(self) -> bool:
@@ -68,7 +76,7 @@ class Keyring:
 
     def has(self, scope: Scope) -> bool:
         """Some key opens it."""
-        return any(scope in known.principal.scopes for known in self._known.values())
+        return any(scope in known.principal.scopes for known in chain(self._given.values(), self._learned.values()))
 
     def authenticate(self, headers: Headers) -> Principal:
         """The principal whose key the headers carry, ANONYMOUS's where none is needed.
@@ -81,7 +89,8 @@ class Keyring:
         if key is None:
             raise Unauthorized("no API key was given; send it as 'Authorization: Bearer KEY'")
         digest = hashlib.sha256(key).digest()
-        known = self._known.get(digest)
+        # Whoever runs Corral decides what the keys of its environment are.
+        known = self._given.get(digest) or self._learned.get(digest)
         if known is None or not hmac.compare_digest(known.digest, digest):
             raise self._unknown()
         if known.until is not FOREVER or known.revoked:
