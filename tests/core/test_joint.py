@@ -143,6 +143,12 @@ def test_completions_do_not_repeat() -> None:
     assert [chunk["choices"][0]["text"] for chunk in chunks(events)] == ["The", " end"]
 
 
+def test_the_blank_that_a_completion_was_not_told_is_not_said_again() -> None:
+    for first, new in ((" horse", "horse"), ("horse", "horse")):
+        made = Joint(Said("The ", identity=FIRST), Said(" "), 1, Usage())
+        assert [chunk["choices"][0]["text"] for chunk in chunks(made.read(event({"text": first})))] == [new]
+
+
 # Where the text goes on.
 
 

@@ -23,7 +23,7 @@ class Joint:
     """
 
     def __init__(self, said: Said, told: Said, tokens: int, prompt: Usage) -> None:
-        """``told``: what the replica was given of the answer, and repeats; ``tokens``: how many those of ``said`` are.
+        """``told``: what comes once more of the answer; ``tokens``: how many those of ``said`` are.
 
         ``prompt``: what is known of the first prompt, its tokens and how many of them were cached.
         """
@@ -39,7 +39,7 @@ class Joint:
         self._splitter = sse.Splitter()
         self._seams = {
             "content": Seam(told.content),
-            "text": Seam(""),
+            "text": Seam(told.content),
             "reasoning_content": Seam(told.reasoning),
         }
 
