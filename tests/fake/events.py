@@ -34,7 +34,7 @@ def data(value: object) -> bytes:
 
 
 class Writer:
-    """Turns results into events. Written by ``events``: who has been given a role, and what it has begun."""
+    """Turns results into events. Written by ``events``: who has been given a role."""
 
     def __init__(self, fields: Json, answer: Answer) -> None:
         options = fields.get("stream_options") or {}
@@ -43,7 +43,6 @@ class Writer:
         self._timings = bool(fields.get("timings_per_token"))
         self._answer = answer
         self._roles: set[int] = set()
-        self._repeated: set[int] = set()
 
     def events(self, result: Result) -> list[Event]:
         return {Kind.BEGUN: self._begun, Kind.PROGRESS: self._progress, Kind.TOKEN: self._token, Kind.DONE: self._done}[
@@ -63,8 +62,8 @@ class Writer:
             "time_ms": int(timings(task)["prompt_ms"]),
         }
         events = []
-        if task.plan.repeats and task.index not in self._repeated:
-            self._repeated.add(task.index)
+        if task.plan.repeats and task.index not in self._roles:
+            self._roles.add(task.index)
             events.append(Event(Sort.ROLE, data(answer.chunk(choices)), joined=True))
             choices = [{**choices[0], "delta": task.plan.repeats}]
         told = answer.chunk(choices, **self._timed(task), prompt_progress=progress)
