@@ -63,6 +63,20 @@ def test_thoughts_that_were_told_are_not_told_again() -> None:
     assert deltas == [{"reasoning_content": "m"}, {"reasoning_content": "!"}, {"content": "Yes"}]
 
 
+def test_what_is_repeated_with_the_progress_has_been_repeated() -> None:
+    """As llama-server does when it is asked for progress (xllamacpp 2026.10): with the first of its chunks."""
+    made, progress = joint("ha ha"), {"total": 9, "cache": 4, "processed": 9}
+    events = made.read(
+        delta(role="assistant", content=None)
+        + event({"delta": {"content": "ha ha"}}, prompt_progress=progress)
+        + event({"delta": {"role": "assistant", "content": None}}, prompt_progress=progress)
+        + delta(content=" ha")
+        + delta(content=" ha")
+    )
+    assert [chunk["choices"][0]["delta"] for chunk in chunks(events)] == [{"content": " ha"}, {"content": " ha"}]
+    assert made.usage == Usage(9, 4, 2, estimated=True)
+
+
 def test_new_thoughts_behind_words_are_told() -> None:
     made = joint("Ye", "hmm")
     events = made.read(delta(reasoning_content="hmm\n", content="Yes") + delta(reasoning_content="Or"))
@@ -127,6 +141,12 @@ def test_completions_do_not_repeat() -> None:
     made = Joint(Said("The", identity=FIRST), Said(), 1, Usage())
     events = made.read(event({"text": "The"}) + event({"text": " end", "finish_reason": "stop"}))
     assert [chunk["choices"][0]["text"] for chunk in chunks(events)] == ["The", " end"]
+
+
+def test_the_blank_that_a_completion_was_not_told_is_not_said_again() -> None:
+    for first, new in ((" horse", "horse"), ("horse", "horse")):
+        made = Joint(Said("The ", identity=FIRST), Said(" "), 1, Usage())
+        assert [chunk["choices"][0]["text"] for chunk in chunks(made.read(event({"text": first})))] == [new]
 
 
 # Where the text goes on.

@@ -111,6 +111,16 @@ def test_it_goes_on_from_wherever_it_broke_off(front: Front, after: int) -> None
     assert record["outcome"] == "ok"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_repeats_itself_loses_nothing(front: Front, mode: str) -> None:
+    """What is new looks like what the replica was told, and repeats."""
+    text = "ha" + " ha" * 11
+    break_both(front)
+    reply, record = ask(front, chat(script(text=text), max_tokens=30, **MODES[mode]))
+    assert text_of(reply) == text
+    assert (record["outcome"], record["resumed"], record["completion_tokens"]) == ("ok", 2, 12)
+
+
 def test_an_answer_that_had_only_to_end_is_ended(front: Front) -> None:
     """All tokens that were wanted have come, and the last words have not: nobody need be asked for them."""
     break_both(front, after=2 + 1 + 5)

@@ -49,7 +49,7 @@ class Server:
     crlf: bool
     # Between all events.
     comments: bool
-    # A message that is continued is repeated in a chunk of its own.
+    # A message that is continued is repeated in a chunk of its own, which tells of progress, or with the first token.
     repeats_apart: bool
 
     def pieces(self, call: Call, number: int) -> list[bytes]:
@@ -84,9 +84,9 @@ class Server:
             "prompt_tokens_details": {"cached_tokens": CACHED_TOKENS + said},
         }
         progress = {"total": prompt, "cache": CACHED_TOKENS + said, "processed": prompt, "time_ms": 1}
-        if call.fields.get("echo"):
-            first = [] if self.repeats_apart else rest[:1]
-            rest = [added(begun, *first), *rest[len(first) :]]
+        repeated: Token = begun if call.fields.get("echo") else ("", "")
+        if not self.repeats_apart and any(repeated):
+            rest, repeated = [added(repeated, *rest[:1]), *rest[1:]], ("", "")
         chat, role = call.endpoint is Endpoint.CHAT, {"role": "assistant", "content": None}
         names = {"created": number, "id": f"chatcmpl-{number}", "model": f"file-{number}", "object": "chunk"}
 
@@ -97,8 +97,9 @@ class Server:
 
         last = [chunk({}, finish), json.dumps({"choices": [], **names, "usage": usage})]
         return [
+            *([chunk(role), chunk(delta(repeated), prompt_progress=progress)] if any(repeated) else []),
             chunk(role, prompt_progress=progress),
-            *([chunk(role)] if chat else []),
+            *([chunk(role)] if chat and not any(repeated) else []),
             *(chunk(delta(token)) for token in rest),
             *(last if chat else [chunk({}, finish, usage=usage)]),
             DONE,
@@ -172,7 +173,8 @@ async def answer(strand: Strand, server: Server) -> None:
     raise AssertionError("the last one does not break off")
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+# Such as repeat themselves are the hardest to join.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5) | st.sampled_from(["ha", " ha", "1"])
 thinking = st.lists(texts.map(lambda text: (text, "")), max_size=4)
 speaking = st.lists(texts.map(lambda text: ("", text)), max_size=8)
 places = st.integers(0, 3000)

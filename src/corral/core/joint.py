@@ -23,7 +23,7 @@ class Joint:
     """
 
     def __init__(self, said: Said, told: Said, tokens: int, prompt: Usage) -> None:
-        """``told``: what the replica was given of the answer, and repeats; ``tokens``: how many those of ``said`` are.
+        """``told``: what comes once more of the answer; ``tokens``: how many those of ``said`` are.
 
         ``prompt``: what is known of the first prompt, its tokens and how many of them were cached.
         """
@@ -39,7 +39,7 @@ class Joint:
         self._splitter = sse.Splitter()
         self._seams = {
             "content": Seam(told.content),
-            "text": Seam(""),
+            "text": Seam(told.content),
             "reasoning_content": Seam(told.reasoning),
         }
 
@@ -65,14 +65,14 @@ class Joint:
         if chunk is None or "error" in chunk:
             return chunk is not None
         self.alive = True
-        if progress := chunk.get("prompt_progress"):
+        if progress := chunk.pop("prompt_progress", None):
+            # With the first of these comes what is repeated.
             self.usage = Usage(progress["total"], progress["cache"], estimated=True)
-            return False
         chunk |= {key: value for key, value in self._identity.items() if key in chunk}
         if isinstance(chunk.get("usage"), dict):
             chunk["usage"] = self._whole_usage(chunk["usage"])
             return True
-        return any(self._has_more(choice) for choice in chunk["choices"]) or not chunk["choices"]
+        return any(self._has_more(choice) for choice in chunk["choices"]) or not (chunk["choices"] or progress)
 
     def _has_more(self, choice: dict[str, Any]) -> bool:
         """Take out of a choice what was said already; False when nothing is left."""

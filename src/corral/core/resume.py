@@ -47,6 +47,7 @@ def going_on(call: Call, said: Said) -> Call | None:
         return call
     if not can_go_on(call):
         return None
+    said = replace(said, content=said.content.removesuffix(_begun_token(call, said)))
     fields = _continued_chat(call.fields, said) if call.endpoint is Endpoint.CHAT else _continued(call.fields, said)
     return None if fields is None else replace(call, fields={**call.fields, **fields})
 
@@ -56,12 +57,22 @@ def limited(call: Call, tokens: int) -> Call:
     return replace(call, max_tokens=tokens, fields={**call.fields, "max_tokens": tokens})
 
 
-def told_text(call: Call) -> Said:
-    """Of a call that goes on: the beginning of the answer that the replica is given, and repeats."""
+def told_text(call: Call, said: Said) -> Said:
+    """Of a call that goes on: the beginning of the answer that comes once more, as the replica is given it or not."""
+    again = _begun_token(call, said)
     if call.endpoint is not Endpoint.CHAT:
-        return Said()
+        return Said(again)
     last = call.fields["messages"][-1]
-    return Said(last.get("content") or "", last.get("reasoning_content") or "")
+    return Said((last.get("content") or "") + again, last.get("reasoning_content") or "")
+
+
+def _begun_token(call: Call, said: Said) -> str:
+    """Blanks that a token begins with whose rest was held back, as it may be the beginning of a stop text.
+
+    Most tokens begin with a blank, and few models go on well behind one.
+    """
+    bare = said.content.rstrip(" ")
+    return said.content[len(bare) :] if bare and call.fields.get("stop") else ""
 
 
 def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ class Strand:
             return False
         told = Said()
         if said.text:
-            self.call, told = limited(self.call, left), told_text(self.call)
+            self.call, told = limited(self.call, left), told_text(self.call, said)
         self._joint = Joint(said, told, tokens, self._reader.prompt)
         return True
 
