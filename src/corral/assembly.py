@@ -6,7 +6,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,6 +42,9 @@ from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
+if TYPE_CHECKING:
+    from corral.store.accounting import Accounting
+
 log = logging.getLogger("corral")
 
 
@@ -66,7 +70,11 @@ class Assembly:
         self.watches = Watches()
         maker = self._maker(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
+        self.books = _books(config)
+        sinks = [self.metrics.observe, logs.write_record]
+        if self.books is not None:
+            sinks.append(self.books.journal.close)
+        self.ledger = Ledger(sinks, time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
@@ -75,7 +83,7 @@ class Assembly:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with asyncio.TaskGroup() as tasks:
+        async with self._kept_books(), asyncio.TaskGroup() as tasks:
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
@@ -119,6 +127,8 @@ class Assembly:
         old, self.config = self.config, with_fixed_of(config, self.config)
         models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
         self._exchange_by(old)
+        if self.books is not None:
+            self.books.change(self.config)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
         log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
@@ -147,6 +157,8 @@ class Assembly:
     def _exchange(self, config: Config) -> Exchange:
         attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
+        if self.books is not None:
+            forwarder = replace(forwarder, seal=self.books.journal.seal)
         return Exchange(
             keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
@@ -171,8 +183,22 @@ class Assembly:
             loader=self.loader,
             load_patience_s=self.config.llama.start_timeout_s,
             reload=self.reload,
+            usage=self.books.usage_of if self.books is not None else None,
+            currency=self.config.usage.currency,
         )
         return create_app(parts)
+
+    @asynccontextmanager
+    async def _kept_books(self) -> AsyncIterator[None]:
+        """Within the block what exchanges take goes into the store, if there is one."""
+        if self.books is None:
+            yield
+            return
+        try:
+            async with self.books.running():
+                yield
+        finally:
+            await self.books.engine.dispose()
 
     def _tell(self, transition: Transition) -> None:
         self.metrics.transition(transition)
@@ -197,6 +223,21 @@ class Assembly:
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+        if self.books is not None:
+            yield Reading(Instrument.USAGE_LAG, self.books.ingester.lag_bytes)
+            yield Reading(Instrument.USAGE_WAITING, self.books.journal.kept)
+            yield Reading(Instrument.USAGE_LOST, self.books.journal.lost)
+            yield Reading(Instrument.USAGE_ROWS, self.books.ingester.rows)
+
+
+def _books(config: Config) -> "Accounting | None":
+    if not config.store.used:
+        return None
+    # What it needs takes memory.
+    from corral.store.accounting import Accounting
+    from corral.store.database import open_engine
+
+    return Accounting(config, open_engine(config.store))
 
 
 class Current:

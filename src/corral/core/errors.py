@@ -25,6 +25,7 @@
     │   ├── QueueTimeout
     │   ├── NotReady                 no replica can serve the model now
     │   ├── TooManyConnections       of clients, to all of Corral
+    │   ├── StoreUnavailable         the database of keys and usage does not answer
     │   └── ShuttingDown
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
@@ -200,6 +201,10 @@ class NotReady(Unavailable):
 
 class TooManyConnections(Unavailable):
     code = "too_many_connections"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
 
 
 class ShuttingDown(Unavailable):

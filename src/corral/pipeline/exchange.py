@@ -88,6 +88,7 @@ class Exchange:
     async def _serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer, record: Record) -> None:
         principal = self.keyring.authenticate(inbound.headers)
         record.client = principal.client
+        record.key_id = principal.key_id
         record.priority = principal.priority
         _ensure_json(inbound.headers)
         body = await inbound.body(self.server.body_bytes, self.server.body_timeout_s)

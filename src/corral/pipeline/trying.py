@@ -129,6 +129,7 @@ class Trying:
         record.attempts += 1
         record.replica = lease.replica.name
         record.route_reason = lease.reason
+        record.slots = lease.tasks
         if self._resuming is not None:
             record.resumed += (self._resuming.code or "",)
             return now

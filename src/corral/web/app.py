@@ -28,6 +28,7 @@ from corral.web.document import document
 from corral.web.inference import inference_router
 from corral.web.models import models_router
 from corral.web.probes import Readiness, probes_router
+from corral.web.usage import Look, usage_router
 
 DESCRIPTION = "An OpenAI-compatible gateway in front of llama.cpp."
 INFERENCE_PATHS = frozenset(PATHS.values())
@@ -63,6 +64,9 @@ class Parts:
     # How long an operator waits for a model to be loaded.
     load_patience_s: float
     reload: Callable[[], Awaitable[Reloaded]]
+    # Asks the store; None where there is none.
+    usage: Look | None = None
+    currency: str | None = None
 
 
 def create_app(parts: Parts) -> ASGIApp:
@@ -75,6 +79,8 @@ def create_app(parts: Parts) -> ASGIApp:
     )
     if parts.keyring.has_operator:
         app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s, parts.reload))
+    if parts.usage is not None:
+        app.include_router(usage_router(parts.usage, parts.keyring, parts.currency))
     app.add_exception_handler(CorralError, _tell)
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)
