@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from corral.core.price import Price
 from corral.core.record import Outcome
-from corral.core.sketch import Sketch
+from corral.core.sketch import Sketch, bucket_of
 from corral.store.line import FIELDS, Closing, Line, cleaned
 
 HOUR_S = 3600
@@ -41,22 +41,27 @@ class Sum:
 
 
 class Batch:
-    """Takes in lines of one journal, in their order. One writer: the ingester, through ``add`` and ``sum_up``."""
+    """Takes in lines of one journal, in their order. One writer: the ingester, which takes the rows as they settle.
+
+    A seal waits for its closing, which comes with one of the next lines; what still waits at the end is unconfirmed.
+    """
 
     def __init__(self, journal: int, prices: Mapping[str, Price], *, careful: bool) -> None:
         """``careful``: trust no line to have what the columns take."""
         self.journal = journal
-        # By their sequence numbers; complete after ``sum_up``.
-        self.rows: dict[int, Line] = {}
         # Closings of rows that are in the store already.
         self.late: list[Closing] = []
         self.sums: dict[SumKey, Sum] = {}
         # When a key was used last.
         self.last_used: dict[str, float] = {}
-        # Lines that are none.
+        # How many rows there were, and lines that are none.
+        self.rows = 0
         self.bad = 0
         self._prices = prices
         self._careful = careful
+        self._settled: list[Line] = []
+        # Seals, by their sequence numbers.
+        self._open: dict[int, Line] = {}
 
     def add(self, lines: Iterable[Line]) -> None:
         """Take in lines, and what they say of those before."""
@@ -65,20 +70,25 @@ class Batch:
                 self._close(closing)
             if sequence := line[SEQUENCE]:
                 line[JOURNAL] = self.journal
-                self.rows[sequence] = line
+                if line[OUTCOME] is None:
+                    self._open[sequence] = line
+                else:
+                    self._settled.append(line)
 
-    def sum_up(self, rows: Iterable[Line]) -> None:
-        """Complete rows, once their closings have come or will come late, and add them to their sums."""
-        prices, last_used = self._prices, self.last_used
+    def settled(self) -> list[Line]:
+        """The rows whose outcome is known by now, each once; they are in the sums."""
+        rows, self._settled = self._settled, []
+        self._sum_up(rows)
+        return rows
+
+    def rest(self) -> list[Line]:
+        """The other rows, when no more lines come."""
+        rows = list(self._open.values())
+        self._open.clear()
         for row in rows:
-            if row[OUTCOME] is None:
-                row[OUTCOME] = UNCONFIRMED
-            price = prices.get(row[MODEL])
-            row.append(0.0 if price is None else price.of(row[PROMPT], row[CACHED], row[COMPLETION]))
-            self.count(row, row[OUTCOME])
-            key_id, ended = row[KEY_ID], row[ENDED]
-            if key_id and ended > last_used.get(key_id, 0.0):
-                last_used[key_id] = ended
+            row[OUTCOME] = UNCONFIRMED
+        self._sum_up(rows)
+        return rows
 
     def count(self, row: Line, outcome: str, sign: int = 1) -> None:
         """Add a row to the sum of an outcome, or take it back from there."""
@@ -93,7 +103,21 @@ class Batch:
         total.slot_s += sign * row[SLOT_S]
         total.cost += sign * row[COST]
         if (ttft_s := row[TTFT]) is not None:
-            total.ttft.add(ttft_s, sign)
+            bucket = bucket_of(ttft_s)
+            counts = total.ttft.counts
+            counts[bucket] = counts.get(bucket, 0) + sign
+
+    def _sum_up(self, rows: list[Line]) -> None:
+        """Give each row its cost, and add it to its sum."""
+        prices, last_used = self._prices, self.last_used
+        self.rows += len(rows)
+        for row in rows:
+            price = prices.get(row[MODEL])
+            row.append(0.0 if price is None else price.of(row[PROMPT], row[CACHED], row[COMPLETION]))
+            key_id = row[KEY_ID]
+            if key_id and row[ENDED] > last_used.get(key_id, 0.0):
+                last_used[key_id] = row[ENDED]
+            self.count(row, row[OUTCOME])
 
     def _cleaned(self, lines: Iterable[Line]) -> Iterator[Line]:
         for line in lines:
@@ -103,19 +127,15 @@ class Batch:
                 self.bad += 1
 
     def _close(self, closing: Closing) -> None:
-        row = self.rows.get(closing) if isinstance(closing, int) else None
-        if row is not None:
-            # As nearly all do.
-            row[OUTCOME] = WELL
-            return
         sequence, outcome, status, error_code = outcome_of(closing)
-        row = self.rows.get(sequence)
+        row = self._open.pop(sequence, None)
         if row is None:
             self.late.append(closing)
-        else:
-            row[OUTCOME] = outcome
-            if status:
-                row[STATUS], row[ERROR_CODE] = status, error_code
+            return
+        row[OUTCOME] = outcome
+        if status:
+            row[STATUS], row[ERROR_CODE] = status, error_code
+        self._settled.append(row)
 
 
 def outcome_of(closing: Closing) -> tuple[int, str, int, str | None]:

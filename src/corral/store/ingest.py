@@ -14,17 +14,16 @@ from corral.store.batch import Batch
 from corral.store.database import migrate, writing
 from corral.store.journal import Journal
 from corral.store.journal_files import JournalFile, dead_runs
-from corral.store.line import FORMAT, decoded, format_of
+from corral.store.line import FORMAT, Line, decoded, format_of
 from corral.store.retention import forget
-from corral.store.write_usage import Place, advance, place_of, write
+from corral.store.write_usage import Place, advance, insert, place_of, write
 
 log = logging.getLogger("corral")
 
 # What one transaction takes of a file: some five thousand exchanges.
 PIECE_BYTES = 2**20
 # So much of it is worked on at a time, with other tasks' turns in between: less than a millisecond.
-PART_BYTES = 2**16
-ROWS_AT_ONCE = 300
+PART_BYTES = 2**17
 # How often files of dead Corrals are looked for, and old rows deleted.
 ADOPT_EVERY_S = 60.0
 FORGET_EVERY_S = 3600.0
@@ -199,21 +198,19 @@ class Ingester:
                 source.foreign = True
                 log.error("usage journal of another version", extra={"fields": {"run": source.run}})
                 return
-        for part in _parts(piece):
-            lines, bad = decoded(part)
-            batch.bad += bad
-            batch.add(lines)
-            await asyncio.sleep(0)
-        rows = list(batch.rows.values())
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            batch.sum_up(rows[start : start + ROWS_AT_ONCE])
-            await asyncio.sleep(0)
         moved = Place(place.journal, place.file, behind)
         async with writing(self._engine) as connection:
             await advance(connection, place, moved)
+            rows: list[Line] = []
+            for part in _parts(piece):
+                lines, bad = decoded(part)
+                batch.bad += bad
+                batch.add(lines)
+                rows = await insert(connection, rows + batch.settled())
+            await insert(connection, rows + batch.rest(), last=True)
             await write(connection, batch)
         source.place = moved
-        self.rows += len(batch.rows)
+        self.rows += batch.rows
         if batch.bad:
             log.warning("usage journal has bad lines", extra={"fields": {"run": source.run, "lines": batch.bad}})
 

@@ -11,7 +11,6 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from corral.core.record import Outcome, Record
@@ -103,8 +102,7 @@ class Journal:
     def shut(self) -> None:
         """Write what is left to be told, as far as that is possible."""
         self._tell_closings()
-        with suppress(OSError):
-            self._append_kept()
+        self._write_kept()
         self.lost += len(self._kept)
         self._kept.clear()
 
@@ -137,20 +135,19 @@ class Journal:
             self._keep(line)
             return
         try:
-            self._append(line)
+            if self._size >= self._full_at or self._descriptor < 0:
+                self._rotate()
+            written = os.write(self._descriptor, line)
+            self._size += written
+            if written != len(line):
+                self._take_back(written)
         except OSError as error:
             self._keep(line)
             self._fail(error)
 
-    def _append(self, line: bytes) -> None:
-        """Write one line in one piece; raises OSError, and then nothing of it is there."""
-        if self._size >= self._full_at or self._descriptor < 0:
-            self._rotate()
-        written = os.write(self._descriptor, line)
-        if written == len(line):
-            self._size += written
-            return
-        # Nobody reads what has no line's end.
+    def _take_back(self, written: int) -> None:
+        """Part of a line is there, which nobody reads as it has no end; raises the OSError that the rest would get."""
+        self._size -= written
         os.ftruncate(self._descriptor, self._size)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -189,17 +186,16 @@ class Journal:
 
     def _retry(self) -> None:
         self._retry_timer = None
-        try:
-            if self._descriptor < 0:
-                self._begin_file()
-            self._append_kept()
-        except OSError as error:
-            self._fail(error)
+        if self._descriptor < 0 and not self._kept:
+            self.open()
+        self._write_kept()
+        if self._kept or self._descriptor < 0:
             return
         self._told_at = None
         log.info("usage journal is written again", extra={"fields": {"lost": self.lost}})
 
-    def _append_kept(self) -> None:
-        while self._kept:
-            self._append(self._kept[0])
-            self._kept_bytes -= len(self._kept.popleft())
+    def _write_kept(self) -> None:
+        """Try to write what was kept; it may be kept again."""
+        kept, self._kept, self._kept_bytes = self._kept, deque(), 0
+        for line in kept:
+            self._write(line)

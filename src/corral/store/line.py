@@ -56,34 +56,36 @@ def exchange_line(record: Record, closings: list[Closing], outcome: Outcome | No
     """The line of an exchange, with closings of others; ``outcome`` is None for a seal, ``now`` by the loop's clock."""
     usage = record.usage
     duration_s = now - record.opened_at
-    return encoded(
-        (
-            record.sequence,
-            closings,
-            outcome,
-            record.request_id,
-            # By the loop's clock, so that a step of the wall clock does not put the end before the start.
-            record.opened_unix_s + duration_s,
-            record.client,
-            record.key_id,
-            record.endpoint,
-            record.model,
-            record.replica,
-            record.status,
-            record.error_code,
-            record.stream,
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
-            usage.estimated,
-            record.ttft_s,
-            duration_s,
-            record.queue_wait_s,
-            record.slot_s(now),
-            record.attempts,
-            len(record.resumed),
-        )
+    line = (
+        record.sequence,
+        closings,
+        outcome,
+        record.request_id,
+        # By the loop's clock, so that a step of the wall clock does not put the end before the start.
+        record.opened_unix_s + duration_s,
+        record.client,
+        record.key_id,
+        record.endpoint,
+        record.model,
+        record.replica,
+        record.status,
+        record.error_code,
+        record.stream,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        usage.estimated,
+        record.ttft_s,
+        duration_s,
+        record.queue_wait_s,
+        record.slot_s(now),
+        record.attempts,
+        len(record.resumed),
     )
+    try:
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:
+        return _encoded_otherwise(line)
 
 
 def closing(record: Record) -> Closing:
@@ -108,8 +110,7 @@ def encoded(value: object) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        # Half of a surrogate pair, or a whole number beyond 64 bits, which ``cleaned`` mends when it is read.
-        return json.dumps(value, default=lambda each: each.value).encode() + b"\n"
+        return _encoded_otherwise(value)
 
 
 def decoded(piece: bytes) -> tuple[list[Line], int]:
@@ -146,6 +147,11 @@ def cleaned(line: object) -> Line:
         else:
             clean.append(KINDS[name](value))
     return clean
+
+
+def _encoded_otherwise(value: object) -> bytes:
+    """With half of a surrogate pair, or a whole number beyond 64 bits; ``cleaned`` mends it when it is read."""
+    return json.dumps(value, default=lambda each: each.value).encode() + b"\n"
 
 
 def _decoded_singly(piece: bytes) -> tuple[list[Line], int]:

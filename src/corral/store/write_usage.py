@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from corral.core.sketch import Sketch
-from corral.store.batch import COLUMNS, COST, HOUR_S, UNCONFIRMED, Batch, Sum, SumKey, outcome_of
+from corral.store.batch import COLUMNS, HOUR_S, UNCONFIRMED, Batch, Sum, SumKey, outcome_of
 from corral.store.line import Closing, Line
 from corral.store.tables import api_key
 from corral.store.usage_tables import exchange, journal, usage_hour
@@ -26,6 +26,13 @@ ADD_SUMS = sa.text(
     f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET ttft = excluded.ttft, "
     + ", ".join(f"{name} = usage_hour.{name} + excluded.{name}" for name in COUNTS)
 )
+
+_INTO = f"INSERT INTO exchange ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (constants)
+_PLACES = f"({', '.join('?' * len(COLUMNS))})"
+INSERT_ONE = _INTO + _PLACES
+INSERT_MANY = _INTO + ", ".join([_PLACES] * ROWS_AT_ONCE)
+# The way in which asyncpg writes places.
+INSERT_DOLLARS = f"{_INTO}({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))})"
 
 
 class Moved(Exception):
@@ -60,12 +67,27 @@ async def advance(connection: AsyncConnection, old: Place, new: Place) -> None:
         raise Moved
 
 
+async def insert(connection: AsyncConnection, rows: list[Line], *, last: bool = False) -> list[Line]:
+    """Write single exchanges, in statements that are full; returns those that wait for more, or for the ``last``."""
+    if connection.dialect.name != "sqlite":
+        if rows:
+            await connection.exec_driver_sql(INSERT_DOLLARS, [tuple(row) for row in rows])
+        return []
+    whole = len(rows) - len(rows) % ROWS_AT_ONCE
+    if whole:
+        starts = range(0, whole, ROWS_AT_ONCE)
+        values = [tuple(chain.from_iterable(rows[start : start + ROWS_AT_ONCE])) for start in starts]
+        await connection.exec_driver_sql(INSERT_MANY, values)
+    if not last or whole == len(rows):
+        return rows[whole:]
+    await connection.exec_driver_sql(INSERT_ONE, [tuple(row) for row in rows[whole:]])
+    return []
+
+
 async def write(connection: AsyncConnection, batch: Batch) -> None:
-    """Write all of a batch that is summed up."""
+    """Write what a batch comes to beside its rows."""
     for closing in batch.late:
         await _close(connection, batch, closing)
-    if batch.rows:
-        await _insert(connection, list(batch.rows.values()))
     if batch.sums:
         await _add(connection, batch.sums)
     for key_id, used in batch.last_used.items():
@@ -88,23 +110,6 @@ async def _close(connection: AsyncConnection, batch: Batch, closing: Closing) ->
     if status:
         values |= {"status": status, "error_code": error_code}
     await connection.execute(exchange.update().where(this).values(values))
-
-
-async def _insert(connection: AsyncConnection, rows: list[Line]) -> None:
-    into = f"INSERT INTO exchange ({', '.join(COLUMNS)}) VALUES "  # noqa: S608  (constants)
-    if connection.dialect.name != "sqlite":
-        places = ", ".join(f"${number}" for number in range(1, COST + 2))
-        await connection.exec_driver_sql(f"{into} ({places})", [tuple(row) for row in rows])
-        return
-    one = f"({', '.join('?' * (COST + 1))})"
-    whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    if whole:
-        values = [
-            tuple(chain.from_iterable(rows[start : start + ROWS_AT_ONCE])) for start in range(0, whole, ROWS_AT_ONCE)
-        ]
-        await connection.exec_driver_sql(into + ", ".join([one] * ROWS_AT_ONCE), values)
-    if whole < len(rows):
-        await connection.exec_driver_sql(into + one, [tuple(row) for row in rows[whole:]])
 
 
 async def _add(connection: AsyncConnection, sums: dict[SumKey, Sum]) -> None:
