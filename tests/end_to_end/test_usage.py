@@ -1,7 +1,9 @@
 """What the store has of requests that a client has seen the end of, or has not."""
 
 import os
+import resource
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from support.door import Door
 from support.fake import FakeLlama
 from support.front import write_settings
 from support.gateway import Gateway
-from support.services import postgres
+from support.services import own_postgres, postgres
 from support.talk import CHAT, DONE, EMBEDDINGS, MODES, begin, chat, new_id, post
 
 SETTINGS = """\
@@ -276,8 +278,6 @@ def test_a_corral_that_stops_leaves_nothing_to_be_read(tmp_path: Path, fake: Fak
 
 
 def test_a_client_gets_its_answer_while_the_database_is_locked(tmp_path: Path, fake: FakeLlama) -> None:
-    import sqlite3
-
     place = tmp_path / "run" / "corral.db"
     make_store(place)
     with gateway_of(tmp_path, fake, place) as gateway:
@@ -294,6 +294,48 @@ def test_a_client_gets_its_answer_while_the_database_is_locked(tmp_path: Path, f
         assert row_of(gateway, place, request_id)["outcome"] == "ok"
     told = [each["event"] for each in gateway.events() if each["level"] == "warning" and "usage" in each["event"]]
     assert told == ["usage store cannot be written"]
+
+
+def test_a_client_gets_its_answer_while_the_database_is_stopped(tmp_path: Path, fake: FakeLlama) -> None:
+    with own_postgres() as server:
+        make_store(server.url)
+        with gateway_of(tmp_path, fake, server.url) as gateway:
+            gateway.until(lambda: gateway.metric("corral_replica_state", state="ready") == 1, "ready")
+            server.stop()
+            ids = [new_id() for _ in range(5)]
+            for request_id in ids:
+                reply = post(gateway, CHAT, chat(max_tokens=3), key=ANN, **{"x-request-id": request_id})
+                assert reply.status == 200
+            gateway.until(lambda: "usage store cannot be written" in gateway.output, "told")
+            refused = gateway.get("/v1/usage", headers={"x-api-key": ANN})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+            server.start()
+            gateway.until(lambda: "usage has caught up" in gateway.output, "caught up")
+            rows = {row["request_id"]: row["outcome"] for row in exchanges(server.url)}
+            assert [rows.get(request_id) for request_id in ids] == ["ok"] * len(ids)
+
+
+def test_a_client_gets_its_answer_while_the_disk_of_the_journal_is_full(
+    tmp_path: Path, fake: FakeLlama, postgres_url: str
+) -> None:
+    empty_store(postgres_url)
+    with gateway_of(tmp_path, fake, postgres_url) as gateway:
+        gateway.until(lambda: gateway.metric("corral_replica_state", state="ready") == 1, "ready")
+        before = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
+        # The store is elsewhere, so that nothing but the journal meets this border, in the middle of a line.
+        (file,) = (tmp_path / "run" / "journal").glob("*.journal")
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (file.stat().st_size + 100, before[1]))
+        ids = [new_id() for _ in range(5)]
+        for request_id in ids:
+            reply = post(gateway, CHAT, chat(max_tokens=3), key=ANN, **{"x-request-id": request_id})
+            assert reply.status == 200
+        gateway.until(lambda: "usage journal cannot be written" in gateway.output, "told")
+        assert gateway.metric("corral_usage_lines_waiting") >= len(ids)
+        resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, before)
+        gateway.until(lambda: "usage journal is written again" in gateway.output, "written again")
+        for request_id in ids:
+            assert row_of(gateway, postgres_url, request_id)["outcome"] == "ok"
+        assert gateway.metric("corral_usage_lines_lost_total") == 0
 
 
 def test_a_stopped_corral_leaves_its_journal_to_the_next_one(tmp_path: Path, fake: FakeLlama) -> None:

@@ -1,6 +1,5 @@
 """Journals of made-up exchanges, for tests of what becomes of them."""
 
-import asyncio
 from pathlib import Path
 
 from corral.core.call import Endpoint
@@ -10,6 +9,8 @@ from corral.store.journal import Journal
 from corral.store.line import decoded
 
 BEGAN = 1_764_000_000.0
+# By the clock of a journal that stands still, which is when all of them end.
+CLOSED_AT = 104.5
 
 
 def record_of(number: int, *, client: str = "ann", key_id: str = "", outcome: Outcome = Outcome.OK) -> Record:
@@ -17,7 +18,7 @@ def record_of(number: int, *, client: str = "ann", key_id: str = "", outcome: Ou
     return Record(
         f"req-{number}",
         Endpoint.CHAT,
-        opened_at=100.0 + number,
+        opened_at=100.0,
         opened_unix_s=BEGAN + number,
         client=client,
         key_id=key_id,
@@ -27,17 +28,17 @@ def record_of(number: int, *, client: str = "ann", key_id: str = "", outcome: Ou
         outcome=outcome,
         attempts=1,
         slots=1,
-        queued_at=100.0 + number,
-        leased_at=100.5 + number,
-        first_byte_at=101.0 + number,
-        closed_at=104.5 + number,
+        queued_at=100.0,
+        leased_at=100.5,
+        first_byte_at=101.0,
+        closed_at=CLOSED_AT,
         usage=Usage(1000 + number, number, 2 * number + 1),
     )
 
 
 def journal_in(directory: Path, file_bytes: int = 2**20) -> Journal:
     """An open one; to be made within a running loop."""
-    journal = Journal(directory, file_bytes, asyncio.get_running_loop().time)
+    journal = Journal(directory, file_bytes, lambda: CLOSED_AT)
     journal.open()
     return journal
 
