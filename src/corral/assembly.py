@@ -66,6 +66,7 @@ class Assembly:
         self.watches = Watches()
         maker = self._maker(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
+        self.limiter = Limiter(config.limits, time.monotonic, time.time, self.metrics.limited)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
@@ -138,8 +139,7 @@ class Assembly:
         """Give the exchange, which the listener holds, what the settings in force say."""
         new = self._exchange(self.config)
         if self.config.limits != old.limits:
-            # What clients have used up is forgotten only then.
-            self.exchange.limiter = new.limiter
+            self.limiter.change(self.config.limits)
         self.exchange.keyring = new.keyring
         self.exchange.forwarder = new.forwarder
         self.exchange.policy_of = new.policy_of
@@ -149,7 +149,7 @@ class Assembly:
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
             keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
-            limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
+            limiter=self.limiter,
             fleet=self.fleet,
             forwarder=forwarder,
             ledger=self.ledger,
