@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load
+from corral.config import Config, Files, ValkeySettings, is_loopback, load
 from corral.config.differences import fixed_differences, with_fixed_of
 from corral.core.errors import ConfigError
 from corral.core.lifecycle import Transition
@@ -41,6 +42,9 @@ from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
+if TYPE_CHECKING:
+    from corral.valkey.shared_limits import SharedLimits
+
 log = logging.getLogger("corral")
 
 
@@ -66,7 +70,11 @@ class Assembly:
         self.watches = Watches()
         maker = self._maker(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.limiter = Limiter(config.limits, time.monotonic, time.time, self.metrics.limited)
+        self.shared = _shared_limits(config.valkey)
+        share = config.valkey.corrals if config.valkey.away == "share" else None
+        self.limiter = Limiter(
+            config.limits, time.monotonic, time.time, self.metrics.limited, self.shared, share if self.shared else None
+        )
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
@@ -81,6 +89,8 @@ class Assembly:
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
+            if self.shared is not None:
+                own.append(tasks.create_task(self.shared.run(), name="corral-shared-limits"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -89,6 +99,8 @@ class Assembly:
             finally:
                 self.fleet.close()
                 self.watches.close()
+                if self.shared is not None:
+                    await self.shared.drain()
                 for task in own:
                     task.cancel()
         await self.client.close()
@@ -184,6 +196,9 @@ class Assembly:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
+        if self.shared is not None:
+            yield Reading(Instrument.VALKEY, not self.shared.away)
+            yield Reading(Instrument.SETTLEMENTS_LOST, self.shared.lost)
         yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             for priority in Priority:
@@ -197,6 +212,22 @@ class Assembly:
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+
+
+def _shared_limits(settings: ValkeySettings) -> "SharedLimits | None":
+    """The limits in Valkey, if there is one."""
+    if settings.url is None:
+        return None
+    # Its library takes memory.
+    from corral.valkey.shared_limits import SharedLimits
+
+    return SharedLimits(
+        settings.url.get_secret_value(),
+        settings.timeout_s,
+        settings.lease_s,
+        settings.prefix,
+        lambda: f"{random.getrandbits(96):024x}",
+    )
 
 
 class Current:

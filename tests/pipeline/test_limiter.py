@@ -24,7 +24,7 @@ from corral.core.record import Record
 from corral.core.tally import Verdict
 from corral.core.usage import Usage
 from corral.openai.errors import error_headers
-from corral.pipeline.limiter import Limiter, TakeShared
+from corral.pipeline.limiter import Limiter, Shared
 from corral.pipeline.reservation import Reservation, Settle
 from support.run import async_test
 
@@ -52,7 +52,7 @@ class Clock:
 class Limited:
     """A limiter with these settings, and what it has counted."""
 
-    def __init__(self, take_shared: TakeShared | None = None, share: int | None = None, **settings: Any) -> None:
+    def __init__(self, shared: Shared | None = None, share: int | None = None, **settings: Any) -> None:
         self.clock = Clock()
         self.counted: list[tuple[Limit, bool]] = []
         self.limiter = Limiter(
@@ -60,7 +60,7 @@ class Limited:
             self.clock,
             self.clock.unix,
             lambda limit, shadow: self.counted.append((limit, shadow)),
-            take_shared,
+            shared,
             share,
         )
 
@@ -356,34 +356,47 @@ async def test_other_settings_count_at_once_and_what_was_used_stays_used() -> No
 # -- counted together with others ---------------------------------------------
 
 
+class Together:
+    """What several count. Written by the limiter of a test."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.away = away
+        self.taken: list[tuple[str, int]] = []
+        self.settled: list[tuple[int, bool]] = []
+        self.restored: list[tuple[str, int, int, float]] = []
+
+    async def take(self, rules: Rules, tokens: int) -> tuple[Verdict, Settle | None] | None:
+        if self.away:
+            return None
+        self.taken.append((rules.account, tokens))
+        return Verdict([Standing(Limit.TOKENS, "", 1000, 7, 60.0)]), lambda used, ran: self.settled.append((used, ran))
+
+    def restore(self, account: str, tokens_day: int, tokens_month: int, unix_s: float) -> None:
+        self.restored.append((account, tokens_day, tokens_month, unix_s))
+
+
 @async_test
-async def test_others_count_where_limits_are_shared() -> None:
-    settled: list[tuple[int, bool]] = []
-
-    async def take(rules: Rules, tokens: int) -> tuple[Verdict, Settle | None]:
-        assert (rules.account, tokens) == ("client:team_a", MOST)
-        return Verdict([Standing(Limit.TOKENS, "", 1000, 7, 60.0)]), lambda used, ran: settled.append((used, ran))
-
-    limited = Limited(take, tokens=1000)
+async def test_limits_that_are_shared_are_counted_elsewhere() -> None:
+    together = Together()
+    limited = Limited(together, tokens=1000)
     assert (await limited.take(used=30))[b"x-ratelimit-remaining-tokens"] == b"7"
-    assert settled == [(30, True)]
-
-
-async def away(rules: Rules, tokens: int) -> None:
-    return None
+    assert together.taken == [("client:team_a", MOST)]
+    assert together.settled == [(30, True)]
+    limited.limiter.restore("client:team_a", 5, 10)
+    assert together.restored == [("client:team_a", 5, 10, NOON)]
 
 
 @async_test
-async def test_without_the_others_everything_is_refused_where_that_is_wanted() -> None:
-    limited = Limited(away)
+async def test_while_nobody_can_count_everything_is_refused_where_that_is_wanted() -> None:
+    limited = Limited(Together(away=True))
     with pytest.raises(LimitsUnavailable) as refusal:
         await limited.take()
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1.0)
 
 
 @async_test
-async def test_without_the_others_a_share_is_admitted_where_that_is_wanted() -> None:
-    limited = Limited(away, 4, requests=10, in_flight=3)
+async def test_while_nobody_can_count_a_share_is_admitted_where_that_is_wanted() -> None:
+    limited = Limited(Together(away=True), 4, requests=10, in_flight=3)
     error = await limited.refused()
     assert (error.retry_after_s, error.vain) == (1.0, False)
     limited.limiter.change(LimitSettings(requests=10))
@@ -393,4 +406,4 @@ async def test_without_the_others_a_share_is_admitted_where_that_is_wanted() -> 
 
 @async_test
 async def test_who_has_no_limits_needs_nobody_to_count_them() -> None:
-    assert await Limited(away, requests=0).take() == {}
+    assert await Limited(Together(away=True), requests=0).take() == {}

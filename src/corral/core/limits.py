@@ -55,6 +55,7 @@ class Rules:
     client: str
     account: str
     scopes: tuple[Scope, ...] = ()
+    window_s: float = 60.0
     # 0 is no limit.
     max_tokens: int = 0
     max_context: int = 0
@@ -96,7 +97,9 @@ class Standing(NamedTuple):
     wait_s: float | None = None
 
 
-def rules_for(principal: Principal, model: str, default: Quota, shadow: frozenset[Limit] = frozenset()) -> Rules:
+def rules_for(
+    principal: Principal, model: str, default: Quota, window_s: float = 60.0, shadow: frozenset[Limit] = frozenset()
+) -> Rules:
     """What holds for the client at this model: what its key says, or the default; and what it says of the model."""
     own = _first_said((principal.quota, default))
     here = _first_said(quota for pattern, quota in principal.model_quotas if fnmatchcase(model, pattern))
@@ -105,6 +108,7 @@ def rules_for(principal: Principal, model: str, default: Quota, shadow: frozense
         principal.client,
         principal.account,
         tuple(scope for scope in scopes if scope.counted),
+        window_s=window_s,
         max_tokens=_stricter(own.max_tokens, here.max_tokens),
         max_context=_stricter(own.max_context, here.max_context),
         shadow=shadow,

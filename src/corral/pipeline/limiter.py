@@ -1,9 +1,10 @@
 """The limits on each client: they refuse at once, and never make anyone wait."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from corral.config import LimitSettings
 from corral.core.call import Call
@@ -23,8 +24,6 @@ log = logging.getLogger("corral")
 Clock = Callable[[], float]
 # The tokens that fit into the largest slot of a model; None where it is not known.
 ContextOf = Callable[[], int | None]
-# Takes from the limits that several Corrals count together; None while they cannot.
-TakeShared = Callable[[Rules, int], Awaitable[tuple[Verdict, Settle | None] | None]]
 
 # Principals change when keys do; those of keys that are gone are forgotten when there are so many.
 ACCOUNTS = 4096
@@ -32,6 +31,16 @@ ACCOUNTS = 4096
 AWAY_S = 1.0
 # A limit that only reports is told of to the log so often for each client.
 TELL_S = 60.0
+
+
+class Shared(Protocol):
+    """Limits that several Corrals count together."""
+
+    async def take(self, rules: Rules, tokens: int) -> tuple[Verdict, Settle | None] | None:
+        """Take so many tokens and a request from all limits, or nothing from any; None while nobody can count."""
+
+    def restore(self, account: str, tokens_day: int, tokens_month: int, unix_s: float) -> None:
+        """As ``Limiter.restore``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +59,8 @@ class Limiter:
     """Counts what each account asks for and uses. One writer: itself, synchronously.
 
     ``count`` is told of every refusal: the limit, and whether it only reports.
-    With ``take_shared`` others count, and this one does while they cannot: its
-    share of ``share`` equal ones, or, for None, nothing: then it refuses.
+    Where limits are ``shared`` it does not count itself, but while that cannot
+    be done: then its share of ``share`` equal ones, or, for None, it refuses.
     """
 
     def __init__(
@@ -60,13 +69,13 @@ class Limiter:
         clock: Clock,
         unix_clock: Clock,
         count: Callable[[Limit, bool], None] = lambda _, __: None,
-        take_shared: TakeShared | None = None,
+        shared: Shared | None = None,
         share: int | None = None,
     ) -> None:
         self._clock = clock
         self._unix_clock = unix_clock
         self._count = count
-        self._take_shared = take_shared
+        self._shared = shared
         self._share = share
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._accounts: dict[tuple[int, str], Account] = {}
@@ -95,11 +104,11 @@ class Limiter:
         tokens = 0
         if account.weighs:
             call, tokens = self._weighed(account, call, record.bytes_in, context_of())
-        if self._take_shared is None:
+        if self._shared is None:
             rules = account.rules
             verdict, settling = self._take(account.book, tokens)
         else:
-            rules, verdict, settling = await self._take_shared_or_own(account, tokens, self._take_shared)
+            rules, verdict, settling = await self._take_shared(account, tokens, self._shared)
         if verdict.refused or verdict.shadowed:
             self._report(rules, verdict, tokens)
         return Reservation(call, limit_headers(verdict.standings), record, settling, settles=account.settles)
@@ -109,17 +118,17 @@ class Limiter:
         tally, now = self._tally(account, ""), self._unix_clock()
         tally.day.restore(tokens_day, now)
         tally.month.restore(tokens_month, now)
+        if self._shared is not None:
+            self._shared.restore(account, tokens_day, tokens_month, now)
 
     def _take(self, book: Book, tokens: int) -> tuple[Verdict, Settle | None]:
         verdict, shares = book.take(tokens, Moment(self._clock(), self._unix_clock()))
         return verdict, partial(self._settle, shares) if shares else None
 
-    async def _take_shared_or_own(
-        self, account: Account, tokens: int, take_shared: TakeShared
-    ) -> tuple[Rules, Verdict, Settle | None]:
+    async def _take_shared(self, account: Account, tokens: int, shared: Shared) -> tuple[Rules, Verdict, Settle | None]:
         if not account.rules.scopes:
             return account.rules, Verdict(()), None
-        taken = await take_shared(account.rules, tokens)
+        taken = await shared.take(account.rules, tokens)
         if taken is not None:
             return account.rules, *taken
         if self._share is None:
@@ -135,7 +144,7 @@ class Limiter:
         return known if known is not None else self._new_account(principal, model)
 
     def _new_account(self, principal: Principal, model: str) -> Account:
-        rules = rules_for(principal, model, self._default, self._shadow)
+        rules = rules_for(principal, model, self._default, self._settings.window_s, self._shadow)
         own = rules if self._share is None else divided(rules, self._share)
         book = Book(own, [self._tally(rules.account, scope.model) for scope in own.scopes])
         if len(self._accounts) >= ACCOUNTS:
@@ -164,7 +173,7 @@ class Limiter:
         """Raise the error of a limit that has refused; tell of those that only report."""
         if verdict.refused:
             self._count(worst_of(verdict).limit, False)
-            raise refusal(rules, verdict, tokens, self._settings.window_s)
+            raise refusal(rules, verdict, tokens)
         for standing in verdict.shadowed:
             self._tell(rules, standing)
 

@@ -36,13 +36,13 @@ def worst_of(verdict: Verdict) -> Standing:
     return max(verdict.refused, key=lambda standing: standing.wait_s or 0.0)
 
 
-def refusal(rules: Rules, verdict: Verdict, tokens: int, window_s: float) -> RateLimited:
+def refusal(rules: Rules, verdict: Verdict, tokens: int) -> RateLimited:
     """The error for a request of at most so many tokens, by the limit that refuses it for longest."""
     worst = worst_of(verdict)
     kind = QuotaExhausted if worst.limit in BUDGETS else TokensLimited if worst.limit.weighs else RateLimited
     never = worst.wait_s == NEVER_S
     return kind(
-        _message(rules, worst, tokens, window_s),
+        _message(rules, worst, tokens),
         retry_after_s=worst.reset_s if never else worst.wait_s,
         headers=tuple(_refusal_headers(verdict.standings, worst)),
         vain=not rules.divided and (never or worst.limit in BUDGETS),
@@ -68,8 +68,10 @@ def _headers(standing: Standing, kind: bytes) -> list[Header]:
     ]
 
 
-def _message(rules: Rules, worst: Standing, tokens: int, window_s: float) -> str:
-    return f"client '{rules.client}' {_reached(worst, window_s)}{_at(worst)}{_left(worst, tokens)}; {_advice(worst)}"
+def _message(rules: Rules, worst: Standing, tokens: int) -> str:
+    return (
+        f"client '{rules.client}' {_reached(worst, rules.window_s)}{_at(worst)}{_left(worst, tokens)}; {_advice(worst)}"
+    )
 
 
 def _reached(worst: Standing, window_s: float) -> str:
