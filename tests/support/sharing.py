@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from corral.core.limits import Limit, Rules, Scope
+from corral.core.limits import COUNTED, Limit, Rules, Scope
 from corral.core.tally import Verdict
 from corral.valkey.shared_limits import SharedLimits
 
@@ -20,7 +20,10 @@ NOBODY = "nobody"
 
 def rules_of(*scopes: dict[Limit, int], shadow: frozenset[Limit] = frozenset(), account: str = NOBODY) -> Rules:
     models = ("", "llama")
-    made = tuple(Scope(models[at], tuple(scope.items())) for at, scope in enumerate(scopes))
+    made = tuple(
+        Scope(models[at], tuple((limit, scope[limit]) for limit in COUNTED if limit in scope))
+        for at, scope in enumerate(scopes)
+    )
     return Rules("nobody", f"client:{account}-{uuid4().hex}", made, window_s=16.0, shadow=shadow)
 
 

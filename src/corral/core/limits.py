@@ -44,7 +44,7 @@ class Scope:
     """What is counted together: all requests of an account, or those for one model; ``model`` is "" for all."""
 
     model: str
-    # The limits in force with their values. A value of 0 (a share of a small limit) admits nothing.
+    # The limits in force with their values, in COUNTED's order. A value of 0 (a share of a small limit) admits nothing.
     counted: tuple[tuple[Limit, int], ...]
 
 

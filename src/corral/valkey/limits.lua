@@ -9,7 +9,8 @@
 --   in flight         ZSET  id -> when it is freed if nobody refreshes it
 --   budgets           HASH  of the day (d…) and month (m…): number, when it ends, tokens used, tokens reserved
 --
--- Times are microseconds of the server's clock; tests give their own as ARGV[2].
+-- ARGV[1] is all words of a command in one, as each argument of its own costs the caller time: what to do, the clock,
+-- and what that takes. Times are microseconds of the server's clock; tests give their own, others say "-".
 
 local HINT_US = 1000000
 local NEVER = -1
@@ -22,8 +23,11 @@ local KEYS_OF_SCOPE = 5
 local REQUESTS, TOKENS, IN_FLIGHT, DAY, MONTH = 1, 2, 3, 4, 5
 local BITS = {1, 2, 4, 8, 16}
 
+local words = {}
+for word in string.gmatch(ARGV[1], '%S+') do words[#words + 1] = word end
+
 local function clock()
-  if ARGV[2] ~= '' then return tonumber(ARGV[2]) end
+  if words[2] ~= '-' then return tonumber(words[2]) end
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]
 end
@@ -231,28 +235,28 @@ local function sweep()
   end
 end
 
--- ARGV: id, window, lease, tokens, and for each scope five limits (-1 is none) and the bits of those that only report.
--- Answers: 1 or 0, the record, and for each scope and limit: 0 none, 1 yes, 2 no, 3 would say no; left, reset, wait.
+-- Words: id, window, lease, tokens, and for each scope five limits (-1 is none) and the bits of those that only report.
+-- Answers, as one text: the record or "-", and for each limit that there is: 1 yes, 2 no, 3 would say no; left, reset,
+-- wait. "void" for one that was given back before it came.
 local function take()
-  local id, window, lease, tokens = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-  if redis.call('ZSCORE', KEYS[1], 'x:' .. id) then return {-1} end
+  local id, window, lease, tokens = words[3], tonumber(words[4]), tonumber(words[5]), tonumber(words[6])
+  if redis.call('ZSCORE', KEYS[1], 'x:' .. id) then return 'void' end
   sweep()
   local admitted, said = 1, {}
   for index = 1, scopes() do
     local of, at = scope(index), 6 + (index - 1) * 6
-    local shadow = tonumber(ARGV[at + 6])
+    local shadow = tonumber(words[at + 6])
     for meter = 1, 5 do
-      local limit = tonumber(ARGV[at + meter])
-      local verdict = {state = 0, limit = limit, of = of, meter = meter, scope = index}
+      local limit = tonumber(words[at + meter])
       if limit >= 0 then
-        verdict.wait = ask(of, meter, limit, tokens)
-        verdict.state = not verdict.wait and 1 or has(shadow, meter) and 3 or 2
-        if verdict.state == 2 then admitted = 0 end
+        local wait = ask(of, meter, limit, tokens)
+        local state = not wait and 1 or has(shadow, meter) and 3 or 2
+        if state == 2 then admitted = 0 end
+        said[#said + 1] = {state = state, limit = limit, of = of, meter = meter, scope = index, wait = wait or 0}
       end
-      said[#said + 1] = verdict
     end
   end
-  local record = ''
+  local record = '-'
   if admitted == 1 then
     local bits, held = {}, false
     local day, month = 0, 0
@@ -279,23 +283,20 @@ local function take()
       hold(id, record, window, lease)
     end
   end
-  local answer = {admitted, record}
+  local answer = {record}
   for _, verdict in ipairs(said) do
-    local left, reset = 0, 0
-    if verdict.state > 0 then left, reset = stand(verdict.of, verdict.meter, verdict.limit, window) end
-    answer[#answer + 1] = verdict.state
-    answer[#answer + 1] = math.max(0, left)
-    answer[#answer + 1] = math.ceil(math.max(0, reset))
-    answer[#answer + 1] = math.ceil(verdict.wait or 0)
+    local left, reset = stand(verdict.of, verdict.meter, verdict.limit, window)
+    answer[#answer + 1] = string.format('%d %d %.0f %.0f', verdict.state, math.max(0, left),
+      math.ceil(math.max(0, reset)), math.ceil(verdict.wait))
   end
-  return answer
+  return table.concat(answer, ' ')
 end
 
--- ARGV: id, window, lease, tokens used, whether it ran, whether it is not known to have been taken.
+-- Words: id, window, lease, tokens used, whether it ran, whether it is not known to have been taken.
 -- Settles once, however often it is told to; what is not there is settled already.
 local function settle()
-  local id, window, lease, used = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-  local ran, void = ARGV[7] == '1', ARGV[8] == '1'
+  local id, window, lease, used = words[3], tonumber(words[4]), tonumber(words[5]), tonumber(words[6])
+  local ran, void = words[7] == '1', words[8] == '1'
   if void then
     -- It may still come, on a connection that was given up.
     redis.call('ZADD', KEYS[1], now + window + lease, 'x:' .. id)
@@ -332,19 +333,19 @@ local function settle()
   return 1
 end
 
--- ARGV: window, lease, and pairs of id and record: their owner lives, and they are open.
+-- Words: window, lease, and pairs of id and record: their owner lives, and they are open.
 local function refresh()
-  for i = 5, #ARGV, 2 do hold(ARGV[i], ARGV[i + 1], tonumber(ARGV[3]), tonumber(ARGV[4])) end
+  for i = 5, #words, 2 do hold(words[i], words[i + 1], tonumber(words[3]), tonumber(words[4])) end
   return 1
 end
 
--- ARGV: day, tokens of it, month, tokens of it. Only ever raises what is counted.
+-- Words: day, tokens of it, month, tokens of it. Only ever raises what is counted.
 local function restore()
   local of = scope(1)
   for meter, at in pairs({[DAY] = 3, [MONTH] = 5}) do
-    local kept, number = budget(of, meter), tonumber(ARGV[at])
+    local kept, number = budget(of, meter), tonumber(words[at])
     if kept.number == number then
-      kept.used = math.max(kept.used, tonumber(ARGV[at + 1]))
+      kept.used = math.max(kept.used, tonumber(words[at + 1]))
       write_budget(of, meter, kept)
     end
   end
@@ -357,4 +358,4 @@ local function probe()
   return 1
 end
 
-return ({take = take, settle = settle, refresh = refresh, restore = restore, probe = probe})[ARGV[1]]()
+return ({take = take, settle = settle, refresh = refresh, restore = restore, probe = probe})[words[1]]()

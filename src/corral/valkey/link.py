@@ -29,7 +29,7 @@ class Command:
 
     script: "Script"
     keys: Sequence[str]
-    arguments: Sequence[str | int]
+    words: str
     reply: "asyncio.Future[Any] | None" = None
 
 
@@ -65,18 +65,18 @@ class Link:
         self.away = False
         self.lost = 0
 
-    async def ask(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:  # noqa: ANN401
+    async def ask(self, script: Script, keys: Sequence[str], words: str) -> Any:  # noqa: ANN401
         """What the script answers; raises Away."""
         if self.away:
             raise Away(sent=False)
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(Command(script, keys, arguments, reply))
+        self._put(Command(script, keys, words, reply))
         return await reply
 
-    def tell(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> None:
+    def tell(self, script: Script, keys: Sequence[str], words: str) -> None:
         """Have the script run, after all that was asked before; when Valkey is away, as soon as it is back."""
         if len(self._queue) < KEPT:
-            self._put(Command(script, keys, arguments))
+            self._put(Command(script, keys, words))
             return
         if not self.lost:
             log.error("too much waits for valkey", extra={"fields": {"waiting": len(self._queue)}})
@@ -131,7 +131,7 @@ class Link:
                 return [await _one(client, command) for command in batch]
             pipeline = client.pipeline(transaction=False)
             for command in batch:
-                pipeline.evalsha(command.script.sha, len(command.keys), *command.keys, *command.arguments)
+                pipeline.evalsha(command.script.sha, len(command.keys), *command.keys, command.words)
             results = await pipeline.execute(raise_on_error=False)
             # A server that was started anew does not know the script; those that failed for that have done nothing.
             return [
@@ -219,14 +219,14 @@ def _finish(command: Command, result: Any) -> bool:  # noqa: ANN401  (whatever a
 
 async def _one(client: RedisCluster, command: Command) -> Any:  # noqa: ANN401
     try:
-        return await client.evalsha(command.script.sha, len(command.keys), *command.keys, *command.arguments)
+        return await client.evalsha(command.script.sha, len(command.keys), *command.keys, command.words)
     except NoScriptError:
         return await _whole(client, command)
 
 
 async def _whole(client: Redis | RedisCluster, command: Command) -> Any:  # noqa: ANN401
     """With its text, which the server then keeps."""
-    return await client.eval(command.script.text, len(command.keys), *command.keys, *command.arguments)
+    return await client.eval(command.script.text, len(command.keys), *command.keys, command.words)
 
 
 def _plain(url: str) -> str:

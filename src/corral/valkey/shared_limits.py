@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from corral.core.calendar import day_of, month_of
 from corral.core.limits import COUNTED, NEVER_S, Rules, Scope, Standing
@@ -17,12 +16,13 @@ TEXT = (Path(__file__).parent / "limits.lua").read_text(encoding="utf-8")
 LIMITS = Script(TEXT, hashlib.sha1(TEXT.encode(), usedforsecurity=False).hexdigest())
 
 US = 1_000_000
-# The answer of a script: admitted and record, then four numbers for each limit of each scope.
-HEAD = 2
+# Four numbers for each limit.
 NUMBERS = 4
 YES, NO, WOULD_SAY_NO = 1, 2, 3
 # It was given back before it came.
-VOID = -1
+VOID = b"void"
+# There is nothing to settle; or, for a time, that the server has its own.
+NOTHING = "-"
 # The structures of a scope, in the script's order.
 OF_SCOPE = ("requests", "tokens", "amounts", "in_flight", "budgets")
 # As many reservations are refreshed by one run of the script.
@@ -65,7 +65,7 @@ class SharedLimits:
         self._new_id = new_id
         self._clock_us = clock_us
         self._held: dict[str, Held] = {}
-        probe = Command(LIMITS, (f"{prefix}:probe",), ("probe", ""))
+        probe = Command(LIMITS, (f"{prefix}:probe",), f"probe {NOTHING}")
         self._link = Link(url, timeout_s, probe, self._refresh)
 
     async def take(self, rules: Rules, tokens: int) -> tuple[Verdict, Settle | None] | None:
@@ -78,7 +78,7 @@ class SharedLimits:
         window_us = round(rules.window_s * US)
         settle = partial(self._settle, id, keys, window_us)
         try:
-            answer = await self._link.ask(LIMITS, keys, self._arguments("take", id, window_us, tokens, *_limits(rules)))
+            answer = await self._link.ask(LIMITS, keys, self._words("take", id, window_us, tokens, *_limits(rules)))
         except Away as away:
             if away.sent:
                 settle(0, False, void=True)
@@ -87,12 +87,13 @@ class SharedLimits:
             # It may be on its way.
             settle(0, False, void=True)
             raise
-        if answer[0] == VOID:
+        if answer == VOID:
             return None
-        verdict = _verdict(rules, answer)
+        record, *numbers = answer.decode().split(" ")
+        verdict = _verdict(rules, [int(number) for number in numbers])
         if verdict.refused:
             return verdict, None
-        if record := answer[1].decode():
+        if record != NOTHING:
             self._held[id] = Held(id, keys, window_us, record)
         return verdict, settle
 
@@ -100,7 +101,7 @@ class SharedLimits:
         """So much at least has the account used in the day and month of this time; it only ever raises the counts."""
         keys = _keys(self._prefix, account, (Scope("", ()),))
         periods = (day_of(unix_s).number, tokens_day, month_of(unix_s).number, tokens_month)
-        self._link.tell(LIMITS, keys, ("restore", self._now(), *periods))
+        self._link.tell(LIMITS, keys, f"restore {self._now()} {' '.join(map(str, periods))}")
 
     async def run(self) -> None:
         """Keep the link, and what is held; until cancelled."""
@@ -129,7 +130,7 @@ class SharedLimits:
         self, id: str, keys: tuple[str, ...], window_us: int, used_tokens: int, ran: bool, *, void: bool = False
     ) -> None:
         self._held.pop(id, None)
-        self._link.tell(LIMITS, keys, self._arguments("settle", id, window_us, used_tokens, int(ran), int(void)))
+        self._link.tell(LIMITS, keys, self._words("settle", id, window_us, used_tokens, int(ran), int(void)))
 
     def _refresh(self) -> None:
         """Tell of all that is open."""
@@ -139,17 +140,17 @@ class SharedLimits:
         for (keys, window_us), members in groups.items():
             for start in range(0, len(members), REFRESHED):
                 pairs = [word for held in members[start : start + REFRESHED] for word in (held.id, held.record)]
-                self._link.tell(LIMITS, keys, ("refresh", self._now(), window_us, self._lease_us, *pairs))
+                self._link.tell(LIMITS, keys, f"refresh {self._now()} {window_us} {self._lease_us} {' '.join(pairs)}")
 
     @property
     def _lease_us(self) -> int:
         return round(self._lease_s * US)
 
     def _now(self) -> str:
-        return "" if self._clock_us is None else str(self._clock_us())
+        return NOTHING if self._clock_us is None else str(self._clock_us())
 
-    def _arguments(self, what: str, id: str, window_us: int, *more: int) -> tuple[str | int, ...]:
-        return (what, self._now(), id, window_us, self._lease_us, *more)
+    def _words(self, what: str, id: str, window_us: int, *more: int) -> str:
+        return " ".join((what, self._now(), id, str(window_us), str(self._lease_us), *map(str, more)))
 
 
 def _keys(prefix: str, account: str, scopes: Iterable[Scope]) -> tuple[str, ...]:
@@ -171,19 +172,16 @@ def _limits(rules: Rules) -> Iterable[int]:
         yield shadow
 
 
-def _verdict(rules: Rules, answer: Sequence[Any]) -> Verdict:
+def _verdict(rules: Rules, numbers: Sequence[int]) -> Verdict:
     standings: list[Standing] = []
     shadowed: list[Standing] = []
-    at = HEAD
+    at = 0
     for scope in rules.scopes:
-        values = dict(scope.counted)
-        for limit in COUNTED:
-            state, left, reset_us, wait_us = answer[at : at + NUMBERS]
+        for limit, value in scope.counted:
+            state, left, reset_us, wait_us = numbers[at : at + NUMBERS]
             at += NUMBERS
-            if not state:
-                continue
             wait_s = None if state == YES else _wait_s(wait_us)
-            standing = Standing(limit, scope.model, values[limit], left, reset_us / US, wait_s)
+            standing = Standing(limit, scope.model, value, left, reset_us / US, wait_s)
             if state == WOULD_SAY_NO:
                 shadowed.append(standing)
             elif limit not in rules.shadow:
