@@ -116,7 +116,8 @@ def main(
     measured: list[Measured] = []
     cost = Cost()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # asyncio ends well with Ctrl-C only.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with suppress(KeyboardInterrupt), valkey() as url, Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("limits", total=2 * len(CASES) + 2 * turns)
         for case in CASES:

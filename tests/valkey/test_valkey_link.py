@@ -117,6 +117,46 @@ async def test_one_that_is_not_there_at_the_start_may_come() -> None:
 
 
 @async_test
+async def test_that_it_is_gone_is_found_out_before_anybody_asks() -> None:
+    rules = rules_of({Limit.REQUESTS: 10})
+    with server() as first:
+        port = first.port
+        async with sharing(first.connection_url, lease_s=0.3) as limits:
+            await must_take(limits, rules)
+            first.stop()
+            await until(lambda: limits.away)
+            with again(port):
+                await until(lambda: not limits.away)
+                await must_take(limits, rules)
+
+
+@async_test
+async def test_what_was_told_before_the_end_comes_through() -> None:
+    rules = rules_of({Limit.TOKENS: 1000, Limit.IN_FLIGHT: 100})
+    with server() as there:
+        async with sharing(there.connection_url) as limits:
+            settles = [(await must_take(limits, rules, 10))[1] for _ in range(50)]
+            for settle in settles:
+                settle(2, True)
+        async with sharing(there.connection_url) as limits:
+            verdict, _ = await must_take(limits, rules, 10)
+            assert [standing.left for standing in verdict.standings] == [1000 - 100 - 10, 99]
+
+
+@async_test
+async def test_what_it_will_never_take_does_not_keep_the_rest_waiting(valkey_url: str) -> None:
+    rules, others = rules_of({Limit.IN_FLIGHT: 10}), rules_of({Limit.IN_FLIGHT: 10})
+    async with Redis.from_url(valkey_url) as client, sharing(valkey_url) as limits:
+        _, settle = await must_take(limits, rules)
+        # Somebody else writes to its keys.
+        await client.set(f"test:limits:{{{rules.account}}}:open", "nonsense")
+        settle(0, True)
+        await until(lambda: limits.lost == 1)
+        await until(lambda: not limits.away)
+        await must_take(limits, others)
+
+
+@async_test
 async def test_a_server_that_has_forgotten_the_script_is_given_it_again(valkey_url: str) -> None:
     rules = rules_of({Limit.REQUESTS: 10, Limit.IN_FLIGHT: 10})
     async with Redis.from_url(valkey_url) as client, sharing(valkey_url) as limits:

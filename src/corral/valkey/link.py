@@ -12,6 +12,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 log = logging.getLogger("corral")
 
@@ -21,6 +22,11 @@ BATCH = 200
 PAUSE_S = 0.5
 # What is to be told when Valkey is back; beyond that it is lost, and what it would have freed is freed by time.
 KEPT = 100_000
+# What Valkey refuses so often although it can be written to is wrong itself.
+TRIES = 3
+# What ends a connection. (uvloop says RuntimeError of one that is closed already.)
+FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+STALLS = (TimeoutError, RedisTimeoutError)
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +37,8 @@ class Command:
     keys: Sequence[str]
     words: str
     reply: "asyncio.Future[Any] | None" = None
+    # How often it was refused.
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,9 @@ class Link:
         self._on_back = on_back
         self._queue: deque[Command] = deque()
         self._wake = asyncio.Event()
-        self._empty = asyncio.Event()
+        # Nothing is queued, and nothing on its way.
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._client: Redis | RedisCluster | None = None
         self.away = False
         self.lost = 0
@@ -78,9 +88,12 @@ class Link:
         if len(self._queue) < KEPT:
             self._put(Command(script, keys, words))
             return
-        if not self.lost:
-            log.error("too much waits for valkey", extra={"fields": {"waiting": len(self._queue)}})
-        self.lost += 1
+        self._lose("too much waits for it")
+
+    def look(self) -> None:
+        """Find out whether it is there, if nothing else is on its way to it."""
+        if self._idle.is_set():
+            self.tell(self._probe.script, self._probe.keys, self._probe.words)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -91,7 +104,7 @@ class Link:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._send_all()
-                self._empty.set()
+                self._idle.set()
         finally:
             self._refuse(sent=True)
             await self._close()
@@ -100,13 +113,11 @@ class Link:
         """Wait until everything has come through, no longer than Valkey may take for an answer or two."""
         with suppress(TimeoutError):
             async with asyncio.timeout(2 * self._timeout_s):
-                while self._queue:
-                    self._empty.clear()
-                    self._wake.set()
-                    await self._empty.wait()
+                await self._idle.wait()
 
     def _put(self, command: Command) -> None:
         self._queue.append(command)
+        self._idle.clear()
         self._wake.set()
 
     async def _send_all(self) -> None:
@@ -114,14 +125,26 @@ class Link:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             try:
                 results = await self._execute(batch)
-            except (RedisError, OSError, TimeoutError) as error:
+            except FAULTS as error:
                 self._keep(batch)
                 await self._find(error)
                 continue
             failed = [command for command, result in zip(batch, results, strict=True) if _finish(command, result)]
             if failed:
-                self._keep(failed)
+                self._keep([command for command in failed if self._may_retry(command)])
                 await self._find(next(result for result in results if isinstance(result, RedisError)))
+
+    def _may_retry(self, command: Command) -> bool:
+        command.refusals += 1
+        if command.reply is not None or command.refusals < TRIES:
+            return True
+        self._lose("it refuses a command")
+        return False
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            log.error("valkey is not told what was used", extra={"fields": {"reason": why}})
+        self.lost += 1
 
     async def _execute(self, batch: list[Command]) -> list[Any]:
         """The answers, or the errors of single ones; raises what ends the connection."""
@@ -170,8 +193,10 @@ class Link:
                 command.reply.set_exception(Away(sent=True))
 
     async def _find(self, error: BaseException | None = None) -> None:
-        """Wait until Valkey is there; refuse whoever asks meanwhile."""
-        missing = error or await self._missing()
+        """Wait until Valkey is there; refuse whoever asks meanwhile. ``error`` is why it is looked for again."""
+        await self._close()
+        # A connection that has ended may only have been an old one. Who did not answer is not asked again at once.
+        missing = error if isinstance(error, STALLS) else await self._missing()
         while missing is not None:
             if not self.away:
                 self.away = True
@@ -183,13 +208,15 @@ class Link:
         if self.away:
             self.away = False
             log.info("valkey is back", extra={"fields": {"waiting": len(self._queue)}})
+        if error is not None:
+            # It may have been started anew.
             self._on_back()
 
     async def _missing(self) -> BaseException | None:
         """Why it cannot be used."""
         try:
             (result,) = await self._execute([self._probe])
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             return error
         return result if isinstance(result, RedisError) else None
 
@@ -204,7 +231,7 @@ class Link:
         client, self._client = self._client, None
         if client is not None:
             # What it says of its own end is of no interest.
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*FAULTS):
                 await client.aclose()
 
 

@@ -111,6 +111,8 @@ class SharedLimits:
                 await asyncio.sleep(self._lease_s / REFRESHES)
                 if not self._link.away:
                     self._refresh()
+                    # Nobody is to be the first to find out that it is gone, or has been.
+                    self._link.look()
 
     @property
     def away(self) -> bool:
