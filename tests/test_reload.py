@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 
 from corral.assembly import Assembly
 from corral.config import Config, LimitSettings, QueueSettings, RequestSettings, ServerSettings
-from corral.core.errors import ConfigError, ModelNotFound, NotReady, ShuttingDown
+from corral.core.call import Call, Endpoint
+from corral.core.errors import ConfigError, ModelNotFound, NotReady, RateLimited, ShuttingDown
 from corral.core.lifecycle import Phase
+from corral.core.principal import Principal
+from corral.core.record import Record
 from corral.upstream.changes import Changed
 from corral.upstream.maker import MARGIN_BYTES
 from support.children import alive
@@ -327,12 +331,17 @@ async def test_limits_and_what_requests_may_say_change_at_once(tmp_path: Path) -
     config = config_of(tmp_path, A)
     async with reloading(config) as corral:
         exchange = corral.assembly.exchange
-        before = exchange.limiter
+        call, record = Call(Endpoint.CHAT, "a", {}), Record("req_1", Endpoint.CHAT, 0.0, 0.0)
+        ask = partial(exchange.limiter.admit, Principal("team_a"), call, "a", record, lambda: None)
+        await ask()
         await corral.reload(config.model_copy(update={"requests": RequestSettings(default_max_tokens=7)}))
         assert exchange.policy_of("a").default_max_tokens == 7
-        assert exchange.limiter is before
-        await corral.reload(config.model_copy(update={"limits": LimitSettings(requests=1)}))
-        assert exchange.limiter is not before
+        assert (b"x-ratelimit-remaining-requests", b"598") in (await ask()).headers
+        # What has been counted stays counted.
+        await corral.reload(config.model_copy(update={"limits": LimitSettings(requests=3)}))
+        assert (b"x-ratelimit-remaining-requests", b"0") in (await ask()).headers
+        with pytest.raises(RateLimited):
+            await ask()
 
 
 @async_test

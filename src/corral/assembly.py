@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load, unknown_clients
+from corral.config import Config, Files, ValkeySettings, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
 from corral.core.api_key import StoredKey
 from corral.core.errors import ConfigError, ShuttingDown
@@ -45,6 +45,7 @@ from corral.web.probes import Readiness
 
 if TYPE_CHECKING:
     from corral.tenancy import Tenancy
+    from corral.valkey.shared_limits import SharedLimits
 
 log = logging.getLogger("corral")
 
@@ -70,8 +71,13 @@ class Assembly:
         self.loader = Loader(config.fleet, time.monotonic)
         self.watches = Watches()
         maker = self._maker(config)
-        self.tenancy = _tenancy(config, self._learn_keys)
+        self.tenancy = self._tenancy(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
+        self.shared = _shared_limits(config.valkey)
+        share = config.valkey.corrals if config.valkey.away == "share" else None
+        self.limiter = Limiter(
+            config.limits, time.monotonic, time.time, self.metrics.limited, self.shared, share if self.shared else None
+        )
         sinks = [self.metrics.observe, logs.write_record]
         if self.tenancy is not None:
             sinks.append(self.tenancy.books.journal.close)
@@ -90,6 +96,8 @@ class Assembly:
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
+            if self.shared is not None:
+                own.append(tasks.create_task(self.shared.run(), name="corral-shared-limits"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -98,12 +106,25 @@ class Assembly:
             finally:
                 self.fleet.close()
                 self.watches.close()
+                if self.shared is not None:
+                    await self.shared.drain()
                 for task in own:
                     task.cancel()
         await self.client.close()
 
+    def _tenancy(self, config: Config) -> "Tenancy | None":
+        """Where there is a store; without one nothing of it is imported."""
+        if not config.store.used:
+            return None
+        from corral.tenancy import Tenancy
+
+        return Tenancy(config, self._learn_keys, self._restore_budget)
+
     def _remembering(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.tenancy is None else self.tenancy.running()
+
+    def _restore_budget(self, account: str, tokens_day: int, tokens_month: int, unix_s: float) -> None:
+        self.limiter.restore(account, tokens_day, tokens_month, unix_s)
 
     def _learn_keys(self, keys: Sequence[StoredKey], anew: bool) -> None:
         self.exchange.keyring.learn(keys, anew=anew)
@@ -163,8 +184,7 @@ class Assembly:
         """Give the exchange, which the listener holds, what the settings in force say."""
         new = self._exchange(self.config)
         if self.config.limits != old.limits:
-            # What clients have used up is forgotten only then.
-            self.exchange.limiter = new.limiter
+            self.limiter.change(self.config.limits)
         self.exchange.keyring = new.keyring
         self.exchange.forwarder = new.forwarder
         self.exchange.policy_of = new.policy_of
@@ -182,7 +202,7 @@ class Assembly:
                 clock=time.time,
                 stored=None if self.tenancy is None else self.tenancy.stored,
             ),
-            limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
+            limiter=self.limiter,
             fleet=self.fleet,
             forwarder=forwarder,
             ledger=self.ledger,
@@ -220,6 +240,9 @@ class Assembly:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
+        if self.shared is not None:
+            yield Reading(Instrument.VALKEY, not self.shared.away)
+            yield Reading(Instrument.SETTLEMENTS_LOST, self.shared.lost)
         yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             for priority in Priority:
@@ -237,19 +260,26 @@ class Assembly:
             yield from self.tenancy.readings()
 
 
-def _tenancy(config: Config, on_keys: Callable[[Sequence[StoredKey], bool], None]) -> "Tenancy | None":
-    """Where there is a store; without one nothing of it is imported."""
-    if not config.store.used:
-        return None
-    from corral.tenancy import Tenancy
-
-    return Tenancy(config, on_keys)
-
-
 def _warn(config: Config) -> None:
     """Tell of what can be meant, and hardly is."""
     if unknown := unknown_clients(config):
         log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
+
+
+def _shared_limits(settings: ValkeySettings) -> "SharedLimits | None":
+    """The limits in Valkey, if there is one."""
+    if settings.url is None:
+        return None
+    # Its library takes memory.
+    from corral.valkey.shared_limits import SharedLimits
+
+    return SharedLimits(
+        settings.url.get_secret_value(),
+        settings.timeout_s,
+        settings.lease_s,
+        settings.prefix,
+        lambda: f"{random.getrandbits(96):024x}",
+    )
 
 
 class Current:

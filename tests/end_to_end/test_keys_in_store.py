@@ -13,6 +13,7 @@ from support.commands import run, succeed
 from support.door import Door
 from support.fake import FakeLlama
 from support.gateway import KEY, Gateway
+from support.raw_client import Reply
 from support.services import OwnPostgres, fresh_database, own_postgres
 from support.talk import CHAT, chat, error_of, new_id, post, record_of, send_raw
 
@@ -346,3 +347,55 @@ def test_an_exchange_says_whose_key_it_was(served: Served) -> None:
     headers = {"x-request-id": request_id}
     assert post(served.gateway, CHAT, chat(max_tokens=2), key=served.secret, **headers).status == 200
     assert record_of(served.gateway, request_id)["client"] == "team_a"
+
+
+# -- limits of a key ----------------------------------------------------------------------------
+
+
+def told(reply: Reply) -> tuple[int, str, str | None]:
+    return reply.status, error_of(reply)["code"], reply.headers.get("x-should-retry")
+
+
+def test_each_key_has_limits_of_its_own_and_a_change_of_them_counts(place: Place) -> None:
+    _, wide = place.key("--limit", "requests=5")
+    key_id, narrow = place.key("--limit", "requests=2", "--model-limit", "two:in_flight=1")
+    with place.gateway() as gateway:
+        gateway.until_ready()
+        assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
+        assert status(gateway, wide) == 200
+        admin(gateway, "PATCH", f"/{key_id}", {"limits": {"requests": 4}})
+        assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
+        # Another secret is the same key.
+        other = admin(gateway, "POST", f"/{key_id}/rotate").json()["secret"]
+        assert told(post(gateway, CHAT, chat(), key=other)) == (429, "rate_limit_exceeded", None)
+
+
+def test_a_budget_is_known_after_a_corral_was_killed(shared_place: Place) -> None:
+    _, secret = shared_place.key("--limit", "tokens_day=2500")
+
+    def ask(gateway: Gateway) -> Reply:
+        return post(gateway, CHAT, chat('script:{"count": 900}', max_tokens=900), key=secret)
+
+    with shared_place.gateway() as gateway:
+        gateway.until_ready()
+        first = ask(gateway)
+        used = json.loads(first.body)["usage"]["total_tokens"]
+        assert used > 850
+        gateway.process.kill()
+        gateway.process.wait()
+    with shared_place.gateway() as gateway:
+        gateway.until_ready()
+        left = int(ask(gateway).headers["x-ratelimit-remaining-tokens"])
+        assert 2500 - used - 1300 < left < 2500 - used - 900
+        assert told(ask(gateway)) == (429, "insufficient_quota", "false")
+        usage = gateway.get("/v1/usage", headers={"authorization": f"Bearer {secret}"})
+        assert usage.status_code == 200
+        gateway.until(
+            lambda: sum(line["total_tokens"] for line in own_usage(gateway, secret)) == 2 * used, "both accounted for"
+        )
+        assert own_usage(gateway, KEY) == []
+
+
+def own_usage(gateway: Gateway, key: str) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = gateway.get("/v1/usage", headers={"authorization": f"Bearer {key}"}).json()["data"]
+    return told

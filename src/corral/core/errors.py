@@ -20,6 +20,8 @@
     │   ├── BodyTooLarge             413
     │   ├── UnsupportedMediaType     415
     │   ├── RateLimited              429
+    │   │   ├── TokensLimited
+    │   │   └── QuotaExhausted           waiting does not help
     │   ├── HeadTooLarge             431
     │   ├── UpstreamRefused          4xx  llama-server's own refusal, normalised
     │   └── Unsupported              501  the model cannot do this
@@ -29,6 +31,7 @@
     │   ├── NotReady                 no replica can serve the model now
     │   ├── TooManyConnections       of clients, to all of Corral
     │   ├── StoreUnavailable         the database of keys and usage does not answer
+    │   ├── LimitsUnavailable        what several Corrals count together cannot be counted
     │   └── ShuttingDown
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
@@ -170,17 +173,34 @@ class UnsupportedMediaType(RequestError):
 
 
 class RateLimited(RequestError):
-    """``headers`` are the ``x-ratelimit-*`` headers of the answer."""
+    """``headers`` are the ``x-ratelimit-*`` headers of the answer; ``vain``: the same request is refused again."""
 
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        vain: bool = False,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.headers = headers
+        self.vain = vain
+
+
+class TokensLimited(RateLimited):
+    type = "tokens"
+
+
+class QuotaExhausted(RateLimited):
+    """OpenAI's word for what is used up for long."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class UpstreamRefused(RequestError):
@@ -223,6 +243,10 @@ class TooManyConnections(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class LimitsUnavailable(Unavailable):
+    code = "limits_unavailable"
 
 
 class ShuttingDown(Unavailable):

@@ -103,8 +103,9 @@ class Exchange:
         record.model = pool.name
         if call.tools:
             refuse_unknown_tools([replica.facts for replica in pool.replicas])
-        with self.limiter.admit(principal) as reservation:
-            answer.headers.extend(reservation.headers())
+        with await self.limiter.admit(principal, call, pool.name, record, pool.largest_context) as reservation:
+            call = reservation.call
+            answer.headers.extend(reservation.headers)
             if not call.stream:
                 await self.forwarder.forward(call, principal, pool, answer, record)
                 return

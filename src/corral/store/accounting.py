@@ -11,7 +11,7 @@ from corral.core.usage_report import Question, UsageSum
 from corral.store.ingest import STOP_S, Ingester
 from corral.store.journal import Journal
 from corral.store.opened import Store
-from corral.store.usage import usage_of
+from corral.store.usage import spent, usage_of
 
 
 class Accounting:
@@ -45,6 +45,14 @@ class Accounting:
     async def usage_of(self, question: Question) -> list[UsageSum]:
         """Past usage, as far as the store has it; raises StoreUnavailable when it cannot be asked."""
         return await usage_of(self._store.engine, question)
+
+    async def spent(self, now: float) -> dict[str, tuple[int, int]]:
+        """Tokens of each account in the day and month (UTC) of a time, with what a Corral before has left behind.
+
+        Raises StoreUnavailable.
+        """
+        await self.ingester.caught_up.wait()
+        return await spent(self._store.engine, now)
 
     def change(self, config: Config) -> None:
         """Go by other prices from now on."""

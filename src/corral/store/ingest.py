@@ -76,6 +76,8 @@ class Ingester:
         self._adopt_at = 0.0
         self._forget_at = 0.0
         self._stopping = asyncio.Event()
+        # All that was in the journals when Corral began is in the store.
+        self.caught_up = asyncio.Event()
 
     async def run(self) -> None:
         """Until ``stop``, which waits for the last piece."""
@@ -114,6 +116,7 @@ class Ingester:
         if self._failures:
             log.info("usage has caught up", extra={"fields": {"failures": self._failures}})
         self._failures = 0
+        self.caught_up.set()
         return self.settings.ingest_s
 
     def _failed(self, error: Exception) -> float:

@@ -96,6 +96,11 @@ class Pool:
         """The slots of the largest replica that is ready: what one call can take at most; 0 when none is ready."""
         return max((replica.slots for replica in self.replicas if replica.ready), default=0)
 
+    def largest_context(self) -> int | None:
+        """The tokens that fit into the largest slot; None as long as one replica's slots are not known."""
+        contexts = [replica.context for replica in self.replicas]
+        return None if None in contexts else max((context for context in contexts if context), default=None)
+
     @property
     def why(self) -> str:
         """Why no replica is ready, for clients: a state, and nothing internal."""
