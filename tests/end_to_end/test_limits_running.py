@@ -152,6 +152,27 @@ def test_two_corrals_count_together_and_without_valkey_refuse_or_take_their_shar
                 server.stop()
 
 
+def test_a_corral_that_is_killed_frees_what_it_had_in_flight(fake: FakeLlama) -> None:
+    fake.set(token_s=0.02)
+    try:
+        with valkey() as url:
+            settings = {
+                "CORRAL_VALKEY_URL": url,
+                "CORRAL_VALKEY_PREFIX": "killed",
+                "CORRAL_VALKEY_LEASE": "1s",
+                "CORRAL_LIMITS_IN_FLIGHT": "1",
+            }
+            with running(fake, **settings) as one, running(fake, **settings) as other:
+                with begin(one, CHAT, chat('script:{"count": 5000}', max_tokens=5000, stream=True), key=KEY) as client:
+                    client.receive(until=b'"content"')
+                    assert ask(other, max_tokens=1).status == 429
+                    one.process.kill()
+                    one.process.wait()
+                other.until(lambda: ask(other, max_tokens=1).status == 200, "let in")
+    finally:
+        fake.reset()
+
+
 def test_many_at_once_get_no_more_than_the_limit_at_any_time(fake: FakeLlama) -> None:
     fake.set(token_s=0.002)
     try:

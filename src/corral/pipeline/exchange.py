@@ -30,6 +30,7 @@ from corral.pipeline.forward import JSON_HEADERS, Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.upstream.fleet import Fleet
+from corral.upstream.pool import Pool
 
 log = logging.getLogger("corral")
 
@@ -103,7 +104,8 @@ class Exchange:
         record.model = pool.name
         if call.tools:
             refuse_unknown_tools([replica.facts for replica in pool.replicas])
-        with await self.limiter.admit(principal, call, pool.name, record, pool.largest_context) as reservation:
+        context_of = partial(self._largest_context, pool)
+        with await self.limiter.admit(principal, call, pool.name, record, context_of) as reservation:
             call = reservation.call
             answer.headers.extend(reservation.headers)
             if not call.stream:
@@ -112,6 +114,13 @@ class Exchange:
             told = partial(pool.told_wait, call) if call.include_progress else None
             with Comments(answer, self.server.comment_interval_s, told):
                 await self.forwarder.forward(call, principal, pool, answer, record)
+
+    def _largest_context(self, pool: Pool) -> int | None:
+        """The tokens that fit into the largest slot that may serve; None where one is not known."""
+        contexts = [pool.largest_context()]
+        if (other := self.forwarder.fallback(pool)) is not None:
+            contexts.append(other.largest_context())
+        return None if None in contexts else max(context or 0 for context in contexts)
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:
