@@ -36,6 +36,7 @@ from corral.upstream.loader import Loader
 from corral.upstream.maker import Maker
 from corral.upstream.probe import Prober
 from corral.upstream.replica import Clocks
+from corral.upstream.shared.sharing import Sharing
 from corral.upstream.watches import Watches
 from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
@@ -63,7 +64,8 @@ class Assembly:
         self.readiness = Readiness()
         self.changed = asyncio.Event()
         self.loader = Loader(config.fleet, time.monotonic)
-        self.watches = Watches()
+        self.sharing = Sharing(config.valkey) if config.valkey.url else None
+        self.watches = Watches(self.sharing)
         maker = self._maker(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
@@ -80,6 +82,8 @@ class Assembly:
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
+            if self.sharing is not None:
+                own.append(tasks.create_task(self.sharing.run(), name="corral-sharing"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -91,6 +95,8 @@ class Assembly:
                 for task in own:
                     task.cancel()
         await self.client.close()
+        if self.sharing is not None:
+            await self.sharing.close()
 
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
@@ -132,7 +138,7 @@ class Assembly:
 
     def _maker(self, config: Config) -> Maker:
         clocks = Clocks(time.monotonic, time.time)
-        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake)
+        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake, self.sharing)
 
     def _exchange_by(self, old: Config) -> None:
         """Give the exchange, which the listener holds, what the settings in force say."""
@@ -195,6 +201,8 @@ class Assembly:
                 yield Reading(Instrument.SLOTS, replica.slots, labels)
                 yield Reading(Instrument.SLOTS_BUSY, replica.busy - replica.lingering, labels)
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
+                if replica.shared is not None:
+                    yield Reading(Instrument.SLOTS_ELSEWHERE, replica.elsewhere, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
 

@@ -3,8 +3,8 @@
 from corral.config.describe import by_path
 from corral.config.settings import Config
 
-# The listener and the log are set up once.
-FIXED = ("server", "logs")
+# The listener, the log and the connection to Valkey are set up once.
+FIXED = ("server", "logs", "valkey")
 
 
 def fixed_differences(old: Config, new: Config) -> tuple[str, ...]:
