@@ -282,6 +282,39 @@ async def back_again(
 # What is told.
 
 
+@on_both_loops
+async def test_what_others_say_in_the_channel_is_passed_over(url: str) -> None:
+    from redis.asyncio import Redis
+
+    given = settings_of(url)
+    book = ValkeyBook(given)
+    async with Redis.from_url(url) as stranger, book.listen() as said:
+        for text in ("hello", "1 x r", "1 2"):
+            await stranger.publish(f"{given.prefix}:slots", text)
+        await book.hold("corral", "host:1/a b", Ask(1, 1, ()))
+        message = await anext(said)
+    assert (message.name, message.total) == ("host:1/a b", 1)
+    await book.close()
+
+
+@on_both_loops
+async def test_a_valkey_that_cannot_be_written_is_away(url: str) -> None:
+    from redis.asyncio import Redis
+
+    given = settings_of(url)
+    async with Redis.from_url(url) as operator, corrals(given) as (corral,):
+        await corral.pool.lease(demand_of())
+        await operator.config_set("maxmemory", "1")
+        try:
+            await until_refused(corral)
+            await asyncio.sleep(0)
+            assert corral.sharing.lost
+        finally:
+            await operator.config_set("maxmemory", "0")
+        await until(lambda: not corral.sharing.lost)
+        assert not await refused(corral)
+
+
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 def test_what_is_told_of_an_error_holds_nothing_of_the_url(url: str, scheme: str) -> None:
     secret = url.replace("redis://", f"{scheme}://nobody:a-secret@")

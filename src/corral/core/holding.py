@@ -59,7 +59,7 @@ class Holding:
     """
 
     def __init__(self, corrals: int | None) -> None:
-        """``corrals``: by so many the slots are divided while the book is away; None: none is taken then."""
+        """``corrals``: by so many the slots are divided while the book is away; None: no more are taken then."""
         self._corrals = corrals
         # It is not known yet which book it is.
         self.stage = Stage.STATING
@@ -84,16 +84,16 @@ class Holding:
 
     def usable(self, slots: int) -> int:
         """Of so many slots, those that one call can have at most, as things stand."""
-        if self._corrals is not None and self.stage is not Stage.THERE:
-            return slots // self._corrals
-        return 0 if self.stage is Stage.AWAY else slots
+        if self.stage is not Stage.AWAY:
+            return slots
+        return slots // self._corrals if self._corrals else 0
 
     def free(self, slots: int, busy: int) -> int:
         """Of so many slots, those that can be had beside ours, as far as one knows."""
         if self.stage is Stage.THERE:
             # What has been granted is ours, whoever else stands in line.
             return max(self.spare, slots - self.elsewhere - self._ahead - busy - self.promised)
-        return max(0, self.usable(slots) - busy) if self._corrals is not None else 0
+        return max(0, self.usable(slots) - busy) if self.stage is Stage.AWAY else 0
 
     def lets(self, tasks: int) -> bool:
         """So many of the slots that are left may be taken without asking."""

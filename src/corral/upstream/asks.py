@@ -8,13 +8,10 @@ from corral.upstream.replica import Replica
 class Asks:
     """The calls that are to start at shared replicas, as one pass of the queue finds them. One writer: the pool."""
 
-    def __init__(self, replicas: Iterable[Replica]) -> None:
-        self._tasks: dict[Replica, list[int]] = {replica: [] for replica in replicas if replica.shared is not None}
+    def __init__(self, shared: Iterable[Replica]) -> None:
+        self._tasks: dict[Replica, list[int]] = {replica: [] for replica in shared}
         # How many calls have been promised slots that are still to be asked for.
         self.promised = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._tasks)
 
     def begin(self) -> None:
         """Another pass."""

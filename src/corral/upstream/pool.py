@@ -58,7 +58,8 @@ class Pool:
         self.routing = Routing((), balance)
         self._settings = settings
         self._queue: FairQueue[Waiter] = FairQueue()
-        self._asks = Asks(())
+        # Where no replica is shared there is nothing to be asked.
+        self._asks: Asks | None = None
         # The tasks of those who wait.
         self._tasks = 0
         self._held_s = 0.0
@@ -78,8 +79,10 @@ class Pool:
         self.replicas = self.routing.replicas = tuple(replicas)
         for replica in self.replicas:
             replica.on_change = self.dispatch
-        self._asks.end()
-        self._asks = Asks(self.replicas)
+        if self._asks is not None:
+            self._asks.end()
+        shared = [replica for replica in self.replicas if replica.shared is not None]
+        self._asks = Asks(shared) if shared else None
         self.dispatch()
 
     def go_by(self, settings: QueueSettings, balance: Balance) -> None:
@@ -103,6 +106,11 @@ class Pool:
     @property
     def slots(self) -> int:
         """The slots of the largest replica that is ready: what one call can take at most; 0 when none is ready."""
+        return max((replica.slots for replica in self.replicas if replica.ready), default=0)
+
+    @property
+    def usable(self) -> int:
+        """The same as things stand: of a shared replica there may be less for now, or nothing."""
         return max((replica.usable for replica in self.replicas if replica.ready), default=0)
 
     @property
@@ -129,8 +137,8 @@ class Pool:
             now = asyncio.get_running_loop().time()
             while self._queue and self._serve_one(now):
                 pass
-        if self._asks:
-            self._tell_asks()
+        if self._asks is not None:
+            self._tell_asks(self._asks)
 
     def refuse(self, error: CorralError) -> None:
         """Let nobody who waits now wait any longer."""
@@ -169,7 +177,7 @@ class Pool:
     # Coming.
 
     def _lease_now(self, demand: Demand, avoid: Collection[Replica], now: float) -> Lease | None:
-        if self._closed or self._asks:
+        if self._closed or self._asks is not None:
             return None
         if len(self.replicas) != 1:
             choice = self.routing.choose(demand, avoid, (), now, self._held_s)
@@ -213,7 +221,7 @@ class Pool:
 
     def _ahead(self, account: Account[Waiter]) -> tuple[int, int]:
         """How many wait, and how many of one client; whose slots are being asked for does not count."""
-        if not self._asks:
+        if self._asks is None:
             return len(self._queue), len(account.waiting)
         own = sum(place.who.asked is None for place in account.waiting)
         return len(self._queue) - self._asks.promised, own
@@ -238,7 +246,7 @@ class Pool:
     def _serve_one(self, now: float) -> bool:
         """Grant or refuse what the first asks for who can be told; False when all have to wait."""
         kept: set[Replica] = set()
-        if self._asks:
+        if self._asks is not None:
             self._asks.begin()
         for place in self._queue.in_turn(now, self._settings.lift_s):
             waiter = place.who
@@ -249,11 +257,11 @@ class Pool:
                 break
         return False
 
-    def _tell_asks(self) -> None:
+    def _tell_asks(self, asks: Asks) -> None:
         if not self._queue:
             # The last pass has found somebody, who is served.
-            self._asks.begin()
-        self._asks.tell()
+            asks.begin()
+        asks.tell()
 
     def _settle(self, waiter: Waiter, kept: set[Replica], now: float) -> bool:
         """Grant or refuse; False when the waiter has to wait, and what it waits for is ``kept``."""
@@ -267,7 +275,7 @@ class Pool:
             waiter.asked = None
             waiter.granted.set_result(self._take(choice.replica, waiter.demand, now, choice))
             return True
-        if choice.replica is not None:
+        if choice.replica is not None and self._asks is not None:
             waiter.asked = choice
             self._asks.promise(choice.replica, waiter.demand.tasks)
             return False
@@ -276,7 +284,8 @@ class Pool:
             waiter.granted.set_exception(waiter.full)
             return True
         # Not for those behind it, else a call for many slots would wait for ever.
-        self._asks.wait([replica for replica in choice.waits_for if replica not in kept], waiter.demand.tasks)
+        if self._asks is not None:
+            self._asks.wait([replica for replica in choice.waits_for if replica not in kept], waiter.demand.tasks)
         kept.update(choice.waits_for)
         return False
 
@@ -325,7 +334,7 @@ class Pool:
             return error
         if self.replicas and all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
-        if self._asks and withheld(demand, self.replicas):
+        if self._asks is not None and withheld(demand, self.replicas):
             return SharedStateAway(
                 f"the slots of model '{self.name}' cannot be shared at the moment; try again later",
                 retry_after_s=DEFAULT_RETRY_S,

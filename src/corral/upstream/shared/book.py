@@ -83,5 +83,14 @@ class ValkeyBook:
 
 async def _messages(said: AsyncIterator[str]) -> AsyncIterator[Message]:
     async for text in said:
+        if (message := _message(text)) is not None:
+            yield message
+
+
+def _message(text: str) -> Message | None:
+    """None for whatever else somebody may say there."""
+    try:
         version, total, name = text.split(" ", 2)
-        yield Message(name, int(total), int(version))
+        return Message(name, int(total), int(version))
+    except ValueError:
+        return None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from corral.config import ValkeySettings
-from corral.core.holding import Holding
+from corral.core.holding import Ask, Holding
 from corral.upstream.replica import Replica
 from corral.upstream.shared.book import Book, Message, ValkeyBook
 from corral.upstream.shared.keeper import Keeper
@@ -89,6 +89,8 @@ class Sharing:
     async def _come_back(self) -> None:
         """The book can be read: state what is held, and ask for more when the others have done the same."""
         start = await self._book.start()
+        # One that can be read and not be written is none.
+        await self._book.hold("nobody", "nothing", Ask(0, 0, ()))
         # A young one that was not known before may have had a predecessor, of which the others know.
         forgotten = start.age_s < self._settle_s if self._run_id is None else start.run_id != self._run_id
         self._run_id = start.run_id
