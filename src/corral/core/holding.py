@@ -138,8 +138,8 @@ class Holding:
         if self._version > answer.version:
             # A message of something that happened later has come before it.
             self._believe()
-        else:
-            self._version = answer.version
+        # Messages come in their order: those that do now are newer than the one that has just been gone by.
+        self._version = answer.version
 
     def unanswered(self) -> None:
         """Whether the book has taken it down is not known."""
