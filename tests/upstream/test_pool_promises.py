@@ -28,9 +28,9 @@ from corral.core.usage import Usage
 from corral.upstream.pool import Pool
 from corral.upstream.probe import Facts
 from corral.upstream.replica import Lease, Replica
-from support.books import MemoryBook
 from support.pools import demand_of, pool_of, replica_of
 from support.sharers import settled, sharing_of
+from support.slot_books import MemoryBook
 from support.virtual_time import VirtualLoop
 
 PATIENCE_S = 60.0

@@ -15,9 +15,9 @@ from corral.upstream.pool import Pool
 from corral.upstream.replica import Lease
 from corral.upstream.shared.sharing import RETRY_S
 from corral.upstream.watches import Watches
-from support.books import MemoryBook
 from support.pools import demand_of, leasing, pool_of, replica_of
 from support.sharers import Sharer, settled, sharing_of
+from support.slot_books import MemoryBook
 from support.virtual_time import VirtualLoop, advance, in_virtual_time
 
 LEASE_S = 6.0

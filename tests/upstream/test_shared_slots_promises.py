@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from corral.core.errors import CorralError, InvalidRequest, QueueTimeout, SharedStateAway
 from corral.upstream.replica import Lease
-from support.books import MemoryBook
 from support.pools import demand_of
 from support.sharers import Sharer, settled, sharing_of
+from support.slot_books import MemoryBook
 from support.virtual_time import VirtualLoop
 
 CORRALS = 3

@@ -20,11 +20,11 @@ from corral.upstream.replica import Lease
 from corral.upstream.shared.book import Message, ValkeyBook
 from corral.upstream.shared.lost import ValkeyLost
 from corral.upstream.shared.sharing import Sharing
-from support.books import MemoryBook
 from support.loops import on_both_loops
 from support.pools import demand_of, leasing
 from support.services import valkey
 from support.sharers import Sharer
+from support.slot_books import MemoryBook
 
 SLOTS = 4
 # Long enough for a busy machine to state anew what is held; short enough to wait for.
