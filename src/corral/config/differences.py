@@ -3,8 +3,8 @@
 from corral.config.describe import by_path
 from corral.config.settings import Config
 
-# The listener, the log and the connection to Valkey are set up once.
-FIXED = ("server", "logs", "valkey")
+# The listener, the log, the store and the connection to Valkey are set up once.
+FIXED = ("server", "logs", "store", "usage", "valkey")
 
 
 def fixed_differences(old: Config, new: Config) -> tuple[str, ...]:

@@ -58,6 +58,16 @@ class StoreSettings(Section, frozen=True):
         default=0.5, description="How often a Corral looks whether another one, or a command, has changed keys."
     )
 
+    @property
+    def where(self) -> str:
+        """Which store, for people; nothing of the URL, which holds a password."""
+        return str(self.file) if self.url is None else "PostgreSQL"
+
+    @property
+    def used(self) -> bool:
+        """There is a store: a PostgreSQL is set, or the file exists."""
+        return self.url is not None or self.file.exists()
+
 
 class UsageSettings(Section, frozen=True):
     """What is remembered of requests: who used what; needs a store."""

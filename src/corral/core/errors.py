@@ -9,8 +9,11 @@
     │   ├── InvalidRequest           400
     │   ├── ContextLengthExceeded    400
     │   ├── Unauthorized             401
+    │   ├── Forbidden                403  the key is good, and does not open this
+    │   ├── ModelForbidden           403
     │   ├── NotFound                 404  no such route
     │   ├── ModelNotFound            404
+    │   ├── KeyNotFound              404
     │   ├── MethodNotAllowed         405
     │   ├── HeadTimeout              408
     │   ├── BodyTimeout              408
@@ -26,6 +29,7 @@
     │   ├── NotReady                 no replica can serve the model now
     │   ├── SharedStateAway          what several Corrals share cannot be reached
     │   ├── TooManyConnections       of clients, to all of Corral
+    │   ├── StoreUnavailable         the database of keys and usage does not answer
     │   └── ShuttingDown
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
@@ -111,6 +115,16 @@ class Unauthorized(RequestError):
     code = "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    status = 403
+    code = "permission_denied"
+
+
+class ModelForbidden(RequestError):
+    status = 403
+    code = "model_not_allowed"
+
+
 class NotFound(RequestError):
     status = 404
     code = "unknown_url"
@@ -119,6 +133,11 @@ class NotFound(RequestError):
 class ModelNotFound(RequestError):
     status = 404
     code = "model_not_found"
+
+
+class KeyNotFound(RequestError):
+    status = 404
+    code = "key_not_found"
 
 
 class MethodNotAllowed(RequestError):
@@ -207,6 +226,10 @@ class SharedStateAway(Unavailable):
 
 class TooManyConnections(Unavailable):
     code = "too_many_connections"
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
 
 
 class ShuttingDown(Unavailable):

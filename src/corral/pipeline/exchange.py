@@ -18,12 +18,13 @@ from corral.core.errors import (
     UpstreamTimeout,
 )
 from corral.core.headers import request_id
+from corral.core.principal import Scope
 from corral.core.record import Outcome, Record
 from corral.openai.errors import error_body, error_event, error_headers
 from corral.openai.parse import Policy, parse
 from corral.pipeline.answer import Answer, ClientGone, Headers, Inbound
 from corral.pipeline.attempt import refuse_unknown_tools
-from corral.pipeline.authenticate import Keyring
+from corral.pipeline.authenticate import Keyring, ensure_scope
 from corral.pipeline.comments import Comments
 from corral.pipeline.forward import JSON_HEADERS, Forwarder
 from corral.pipeline.ledger import Ledger
@@ -88,6 +89,7 @@ class Exchange:
     async def _serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer, record: Record) -> None:
         principal = self.keyring.authenticate(inbound.headers)
         record.client = principal.client
+        ensure_scope(principal, Scope.INFERENCE)
         record.priority = principal.priority
         _ensure_json(inbound.headers)
         body = await inbound.body(self.server.body_bytes, self.server.body_timeout_s)
@@ -95,6 +97,8 @@ class Exchange:
         call = parse(endpoint, body, self.policy_of)
         record.stream = call.stream
         pool = self.fleet.pool(call.model)
+        if principal.models:
+            self.fleet.ensure_allowed(principal, pool, call.model)
         record.model = pool.name
         if call.tools:
             refuse_unknown_tools([replica.facts for replica in pool.replicas])

@@ -14,6 +14,7 @@ from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, S
 from corral.core.fairness import Account, FairQueue, Place
 from corral.core.lifecycle import State
 from corral.core.principal import Priority
+from corral.upstream.alarm import EARLY_S
 from corral.upstream.asks import Asks
 from corral.upstream.hopeless import beyond_all, why_unready, withheld
 from corral.upstream.replica import Lease, Replica
@@ -392,7 +393,10 @@ class Pool:
         """What the call says of its replica; a change of mind is told."""
         replica = lease.replica
         trusted = replica.breaker.closed
-        replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        pause_s = replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        if pause_s is not None:
+            # Who waits may try it then, and nothing else tells them.
+            asyncio.get_running_loop().call_later(pause_s + EARLY_S, self.dispatch)
         if replica.breaker.closed is not trusted:
             event, level = (
                 ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)

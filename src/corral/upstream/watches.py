@@ -10,17 +10,18 @@ from corral.upstream.shared.sharing import Sharing
 class Watches:
     """One task for each replica that is watched, and another where it is shared.
 
-    Writer: itself; ``begin`` works while ``group`` is open.
+    Writer: itself; ``begin`` works until it is ``closed``.
     """
 
     def __init__(self, sharing: Sharing | None = None) -> None:
         self.group: asyncio.TaskGroup | None = None
+        self.closed = False
         self._sharing = sharing
         self._tasks: dict[Replica, list[asyncio.Task[None]]] = {}
 
     def begin(self, replica: Replica) -> None:
         """Keep its state true from now on."""
-        if self.group is None:
+        if self.group is None or self.closed:
             raise RuntimeError("replicas are watched while Corral runs")
         tasks = [self.group.create_task(replica.watch(), name=f"corral-watch {replica.name}")]
         if self._sharing is not None and replica.shared is not None:
@@ -36,7 +37,8 @@ class Watches:
             self._end(replica)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Watch nothing any more, and nothing new."""
+        self.closed = True
         for replica in list(self._tasks):
             self._end(replica)
 
