@@ -1,4 +1,4 @@
-"""What several Corrals promise of one llama-server, whatever happens in whatever order."""
+"""What several Corrals promise of the same llama-servers, whatever happens in whatever order."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,6 @@ LEASE_S = 6.0
 # Shorter than anything that is waited for but an answer.
 STEP_S = 0.25
 PATIENCE_S = 60.0
-NAME = "r0"
 
 
 @dataclass(eq=False)
@@ -44,8 +43,8 @@ class Sharing(RuleBasedStateMachine):
         # Something may be known too late, until leases have ended.
         self.blurred = False
 
-    @initialize(slots=st.integers(1, 4), turns=st.integers(0, 2))
-    def begin(self, slots: int, turns: int) -> None:
+    @initialize(slots=st.lists(st.integers(1, 4), min_size=1, max_size=2), turns=st.integers(0, 2))
+    def begin(self, slots: list[int], turns: int) -> None:
         self.slots = slots
         self.book = MemoryBook(self.loop.time, LEASE_S)
         self.book.turns = turns
@@ -102,19 +101,24 @@ class Sharing(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_slots(self) -> None:
-        assert self.in_flight() <= getattr(self, "slots", 0)
+        for number, slots in enumerate(getattr(self, "slots", ())):
+            assert self.in_flight(number) <= slots
 
     @invariant()
     def nobody_waits_for_slots_that_are_free(self) -> None:
         """There is one at least who waits for more than there are; who stands behind it does not overtake it."""
-        if not self.blurred and self.waiting:
-            first = [next(each.tasks for each in self.waiting if each.corral is corral) for corral in self.waited_at()]
-            assert max(first) > self.slots - self.in_flight()
+        if self.blurred:
+            return
+        first = [next(each.tasks for each in self.waiting if each.corral is corral) for corral in self.waited_at()]
+        for number, slots in enumerate(getattr(self, "slots", ())):
+            able = [tasks for tasks in first if tasks <= slots]
+            assert not able or max(able) > slots - self.in_flight(number)
 
     @invariant()
     def the_book_is_true(self) -> None:
         if not self.blurred and self.corrals:
-            assert self.book.held(NAME) == self.in_flight()
+            for number in range(len(self.slots)):
+                assert self.book.held(f"r{number}") == self.in_flight(number)
 
     def teardown(self) -> None:
         try:
@@ -127,7 +131,7 @@ class Sharing(RuleBasedStateMachine):
         self.all_leases_have_ended()
         self.do(*(each.task.cancel for each in self.waiting))
         self.do(*(self.end_of(*each) for each in self.leases))
-        assert self.book.held(NAME) == 0
+        assert not any(self.book.held(f"r{number}") for number in range(len(self.slots)))
         asked = self.book.asked
         self.do(seconds=LEASE_S)
         assert self.book.asked == asked, "who holds nothing and wants nothing asks for nothing"
@@ -136,14 +140,14 @@ class Sharing(RuleBasedStateMachine):
 
     # How it goes on.
 
-    def in_flight(self) -> int:
-        return sum(lease.tasks for _, lease in self.leases)
+    def in_flight(self, number: int) -> int:
+        return sum(lease.tasks for _, lease in self.leases if lease.replica.name == f"r{number}")
 
     def waited_at(self) -> list[Sharer]:
         return [corral for corral in self.corrals if any(each.corral is corral for each in self.waiting)]
 
     def start(self) -> None:
-        corral = Sharer(sharing_of(self.book, LEASE_S), [self.slots], patience_s=PATIENCE_S)
+        corral = Sharer(sharing_of(self.book, LEASE_S), self.slots, patience_s=PATIENCE_S)
         self.corrals.append(corral.begin(self.loop))
 
     def stop(self, corral: Sharer, *, softly: bool) -> None:
@@ -172,7 +176,7 @@ class Sharing(RuleBasedStateMachine):
         lease = await corral.pool.lease(demand_of(tasks))
         self.leases.append((corral, lease))
         # In this very moment, not only when all has settled.
-        assert self.in_flight() <= self.slots
+        self.never_more_than_slots()
         return lease
 
     def end_of(self, corral: Sharer, lease: Lease) -> Callable[[], None]:
