@@ -20,7 +20,7 @@ from corral.upstream.replica import Lease
 from corral.upstream.shared.book import Message, ValkeyBook
 from corral.upstream.shared.lost import ValkeyLost
 from corral.upstream.shared.sharing import Sharing
-from support.loops import on_both_loops
+from support.loops import LOOPS, NewLoop, on_both_loops
 from support.pools import demand_of, leasing
 from support.services import valkey
 from support.sharers import Sharer
@@ -226,15 +226,21 @@ async def until_refused(corral: Sharer) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_valkey_that_ends_and_begins_again_is_used_again_without_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_a_valkey_that_ends_and_begins_again_is_used_again_without_a_restart(
+    new_loop: NewLoop, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "corral.sharing")
-    asyncio.run(away_and_back("refuse"))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(away_and_back("refuse"))
     # Of both; at the end Valkey goes once more.
     assert sorted(record.message for record in caplog.records[:4]) == ["valkey lost"] * 2 + ["valkey returned"] * 2
 
 
-def test_while_valkey_is_away_each_takes_its_share() -> None:
-    asyncio.run(away_and_back("share"))
+@pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
+def test_while_valkey_is_away_each_takes_its_share(new_loop: NewLoop) -> None:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(away_and_back("share"))
 
 
 async def away_and_back(away: Literal["refuse", "share"]) -> None:

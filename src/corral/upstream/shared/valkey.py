@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
 from typing import Any
 
@@ -17,6 +17,8 @@ from corral.upstream.shared.lost import ValkeyLost
 
 # Valkey's own names of its schemes, which the library does not know.
 SCHEMES = {"valkey://": "redis://", "valkeys://": "rediss://"}
+# What a connection fails with; uvloop says RuntimeError of one that has just been closed.
+FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
 
 
 class Script:
@@ -65,11 +67,13 @@ class Valkey:
             await self._within_time(hearing.get_message(timeout=None))
             yield _heard(hearing)
         finally:
-            await hearing.aclose()  # type: ignore[no-untyped-call]  # redis ships it so
+            with suppress(*FAULTS):
+                await hearing.aclose()  # type: ignore[no-untyped-call]  # redis ships it so
 
     async def close(self) -> None:
-        await self._commands.aclose()
-        await self._listening.aclose()
+        for each in (self._commands, self._listening):
+            with suppress(*FAULTS):
+                await each.aclose()
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:  # noqa: ANN401
         try:
@@ -83,7 +87,7 @@ class Valkey:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await answer
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             raise ValkeyLost(told(error)) from None
         finally:
             # The library writes with asyncio.wait_for, which loses a cancellation of that very moment (Python 3.11).
@@ -97,7 +101,7 @@ async def _heard(hearing: Any) -> AsyncIterator[str]:  # noqa: ANN401  (PubSub i
             message = await hearing.get_message(timeout=None)
             if message is not None:
                 yield message["data"]
-    except (RedisError, OSError) as error:
+    except FAULTS as error:
         raise ValkeyLost(told(error)) from None
 
 
