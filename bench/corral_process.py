@@ -123,24 +123,32 @@ class Corral(Child):
 
     def __init__(self, settings: Mapping[str, Any], **environment: str) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="corral-bench-")
-        place = Path(self._directory.name)
-        self.log = place / "corral.log"
-        self.printed = place / "stderr.txt"
-        self.settings_file = place / "corral.yaml"
+        self.place = Path(self._directory.name)
+        self.log = self.place / "corral.log"
+        self.printed = self.place / "stderr.txt"
+        self.settings_file = self.place / "corral.yaml"
         self.configure(settings)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-        with self.log.open("wb") as log, self.printed.open("wb") as printed:
-            process = subprocess.Popen(
+        self._environment = {**inherited, "OPENAI_API_KEY": KEY, **environment}
+        super().__init__(self._spawn())
+        self.port = 0
+
+    def revive(self) -> None:
+        """Start it again, in the same place, when it was killed; its log goes on."""
+        self.process.wait()
+        self.process = self._spawn()
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log, self.printed.open("wb") as printed:
+            return subprocess.Popen(
                 leashed("-m", "corral", "serve"),
-                env={**inherited, "OPENAI_API_KEY": KEY, **environment},
-                cwd=place,
+                env=self._environment,
+                cwd=self.place,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=printed,
                 start_new_session=True,
             )
-        super().__init__(process)
-        self.port = 0
 
     @property
     def url(self) -> str:

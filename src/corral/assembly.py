@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -74,7 +74,10 @@ class Assembly:
         maker = self._maker(config)
         self.tenancy = _tenancy(config, self._learn_keys)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.ledger = Ledger([self.metrics.observe, logs.write_record], time.monotonic, time.time)
+        sinks = [self.metrics.observe, logs.write_record]
+        if self.tenancy is not None:
+            sinks.append(self.tenancy.books.journal.close)
+        self.ledger = Ledger(sinks, time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
@@ -84,7 +87,7 @@ class Assembly:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with asyncio.TaskGroup() as tasks, self._remembering(tasks):
+        async with self._remembering(), asyncio.TaskGroup() as tasks:
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
@@ -105,8 +108,8 @@ class Assembly:
         if self.sharing is not None:
             await self.sharing.close()
 
-    def _remembering(self, tasks: asyncio.TaskGroup) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self.tenancy is None else self.tenancy.running(tasks)
+    def _remembering(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.tenancy is None else self.tenancy.running()
 
     def _learn_keys(self, keys: Sequence[StoredKey], anew: bool) -> None:
         self.exchange.keyring.learn(keys, anew=anew)
@@ -144,6 +147,8 @@ class Assembly:
         old, self.config = self.config, with_fixed_of(config, self.config)
         models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
+        if self.tenancy is not None:
+            self.tenancy.books.change(self.config)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
         _warn(config)
@@ -173,6 +178,8 @@ class Assembly:
     def _exchange(self, config: Config) -> Exchange:
         attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
+        if self.tenancy is not None:
+            forwarder = replace(forwarder, seal=self.tenancy.books.journal.seal)
         return Exchange(
             keyring=Keyring(
                 config.auth.keys,
@@ -204,6 +211,8 @@ class Assembly:
             load_patience_s=self.config.llama.start_timeout_s,
             reload=self.reload,
             keys=None if self.tenancy is None else self.tenancy.keys,
+            usage=None if self.tenancy is None else self.tenancy.books.usage_of,
+            currency=self.config.usage.currency,
         )
         return create_app(parts)
 
@@ -232,6 +241,8 @@ class Assembly:
                     yield Reading(Instrument.SLOTS_ELSEWHERE, replica.elsewhere, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
+        if self.tenancy is not None:
+            yield from self.tenancy.readings()
 
 
 def _tenancy(config: Config, on_keys: Callable[[Sequence[StoredKey], bool], None]) -> "Tenancy | None":
@@ -240,7 +251,7 @@ def _tenancy(config: Config, on_keys: Callable[[Sequence[StoredKey], bool], None
         return None
     from corral.tenancy import Tenancy
 
-    return Tenancy(config.store, on_keys)
+    return Tenancy(config, on_keys)
 
 
 def _warn(config: Config) -> None:

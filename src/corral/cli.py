@@ -1,4 +1,4 @@
-"""The command line: serve, check, schema, pull, bench, models, keys, status, reload; engine, for the launchers."""
+"""The command line: serve, check, models, usage and so on; engine, for the launcher scripts."""
 
 import json
 import sys
@@ -16,6 +16,7 @@ from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
 from corral.keys_cli import keys_app
 from corral.operate import models_app, reload, status
+from corral.usage_cli import usage
 
 app = typer.Typer(
     name="corral",
@@ -30,6 +31,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.command()(status)
 app.command()(reload)
+app.command()(usage)
 
 # What is wrong with the settings or the arguments.
 USAGE_ERROR = 2

@@ -1,13 +1,15 @@
-"""Keys in a store: what a Corral that has one runs beside the rest. Imported only where there is a store."""
+"""Keys and usage: what a Corral that has a store runs beside the rest. Imported only where there is a store."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from corral.config import StoreSettings
+from corral.config import Config
 from corral.core.api_key import StoredKey
+from corral.observe.readings import Instrument, Reading
 from corral.pipeline.authenticate import StoredKeys
+from corral.store.accounting import Accounting
 from corral.store.key_watch import KeyWatch
 from corral.store.keys import KeyStore
 from corral.store.opened import Store
@@ -20,30 +22,39 @@ FIRST_READ_S = 5.0
 
 
 class Tenancy:
-    """The store, and who keeps the keys of this process true to it."""
+    """The store, who keeps the keys of this process true to it, and who keeps the books."""
 
-    def __init__(self, settings: StoreSettings, on_keys: OnKeys) -> None:
+    def __init__(self, config: Config, on_keys: OnKeys) -> None:
         """``on_keys`` is told of what has changed in ``stored``, and whether it is all there is."""
         self.stored = StoredKeys()
         self._on_keys = on_keys
-        self._store = Store(settings)
+        self._store = Store(config.store)
         key_store = KeyStore(self._store.engine, time.time)
-        self._watch = KeyWatch(key_store, self._store.prepare, settings.sync_s, self._learn)
+        self._watch = KeyWatch(key_store, self._store.prepare, config.store.sync_s, self._learn)
         self.keys = Keys(key_store, self._watch.try_refresh, time.time)
+        self.books = Accounting(config, self._store)
 
     @asynccontextmanager
-    async def running(self, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
-        """Watch the store within the block; it begins when the keys have been read, or that takes too long."""
+    async def running(self) -> AsyncIterator[None]:
+        """Watch the store and keep the books within the block; it begins when the keys have been read, or soon."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_READ_S):
                 await self._watch.try_refresh()
-        watching = tasks.create_task(self._watch.run(), name="corral-keys")
         try:
-            yield
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._watch.run(), name="corral-keys")
+                async with self.books.running():
+                    yield
+                watching.cancel()
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
             await self._store.close()
+
+    def readings(self) -> Iterator[Reading]:
+        """What is true of the books now, for /metrics."""
+        yield Reading(Instrument.USAGE_LAG, self.books.ingester.lag_bytes)
+        yield Reading(Instrument.USAGE_WAITING, self.books.journal.kept)
+        yield Reading(Instrument.USAGE_LOST, self.books.journal.lost)
+        yield Reading(Instrument.USAGE_ROWS, self.books.ingester.rows)
 
     def _learn(self, keys: Sequence[StoredKey], anew: bool) -> None:
         self.stored.learn(keys, anew=anew)

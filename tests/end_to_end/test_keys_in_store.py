@@ -285,7 +285,8 @@ def test_a_key_gets_no_fallback_that_it_may_not_ask_for(place: Place) -> None:
 
 def test_authentication_goes_on_while_the_database_is_away(tmp_path: Path, fake: FakeLlama) -> None:
     with own_postgres() as server:
-        place = Place(tmp_path, fake, CORRAL_STORE_URL=fresh_database(server.url))
+        url = fresh_database(server.url).replace("postgres:@", "postgres:canary-password-31c9@")
+        place = Place(tmp_path, fake, CORRAL_STORE_URL=url)
         _, secret = place.key()
         with place.gateway() as gateway:
             assert status(gateway, secret) == 200
@@ -301,7 +302,8 @@ def test_authentication_goes_on_while_the_database_is_away(tmp_path: Path, fake:
                 until_status(newcomer, secret, 200)
             gateway.until(lambda: "key store back" in gateway.output, "back")
             assert admin(gateway, "POST", "", {"client": "late"}).status_code == 201
-            assert server.url not in gateway.output
+            assert url not in gateway.output
+            assert "canary-password" not in gateway.output + str(gateway.get("/admin/models", headers=OPERATOR).text)
 
 
 # -- row 1 -----------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from corral.config import StoreSettings
 from corral.core.api_key import MARK, Standing, StoredKey, digest_of
 from corral.core.errors import KeyNotFound
 from corral.core.principal import Priority, Quota, Scope
+from corral.store.database import writing
 from corral.store.keys import KeyStore
 from corral.store.opened import Store
+from corral.store.tables import api_key
 from corral.store.terms import KeyChange, KeyTerms, QuotaTerms
 from support.run import async_test
 
@@ -147,6 +149,19 @@ async def test_a_key_that_there_is_not_is_said_so_and_is_no_change(store_setting
             with pytest.raises(KeyNotFound):
                 await asked
         assert await keys.version() == version
+
+
+@async_test
+async def test_a_key_that_is_not_understood_keeps_no_other_from_being_read(
+    store_settings: StoreSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store_settings) as keys:
+        one, _ = await keys.create(KeyTerms(client="one"))
+        other, _ = await keys.create(KeyTerms(client="other"))
+        async with writing(keys.engine) as connection:
+            await connection.execute(api_key.update().where(api_key.c.id == one.id), {"grants": '{"scopes": ["new"]}'})
+        assert await keys.all() == [other]
+    assert one.id in str([record.__dict__.get("fields") for record in caplog.records])
 
 
 @pytest.mark.parametrize("name", ["'; DROP TABLE api_key; --", '"', "\\", "%", "ü", "$1"])

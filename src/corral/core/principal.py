@@ -50,6 +50,11 @@ class Quota:
 UNSAID = Quota()
 
 
+def account_of(client: str, key_id: str) -> str:
+    """Whose limits and usage it is: of one key in the store, or of a client by whatever key of the environment."""
+    return f"key:{key_id}" if key_id else f"client:{client}"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A client known by its key. Never holds the key."""
@@ -74,7 +79,7 @@ class Principal:
     @property
     def account(self) -> str:
         """Whose limits and usage it is: of one key in the store; of a client, by whatever key of the environment."""
-        return f"key:{self.key_id}" if self.key_id else f"client:{self.client}"
+        return account_of(self.client, self.key_id)
 
     def may_ask(self, model: str) -> bool:
         """Whether it may ask for the model of this name."""

@@ -46,6 +46,8 @@ class Record:
     opened_at: float
     opened_unix_s: float
     client: str = ""
+    # Of the key in the store that it came with; empty for those of the environment.
+    key_id: str = ""
     priority: Priority = Priority.DEFAULT
     # The configured model that served, empty until it is known; what the client asked for is not kept.
     model: str = ""
@@ -58,6 +60,8 @@ class Record:
     outcome: Outcome = Outcome.ABORTED
     error_code: str | None = None
     attempts: int = 0
+    # That the last attempt held.
+    slots: int = 0
     # The code of each error behind which another attempt went on with the answer.
     resumed: tuple[str, ...] = ()
     queued_at: float | None = None
@@ -70,6 +74,8 @@ class Record:
     # When the last token event came, and how many came: their mean distance is the inter-token latency.
     last_token_at: float | None = None
     token_events: int = 0
+    # Its line in the journal; 0 as long as it has none.
+    sequence: int = 0
 
     @property
     def duration_s(self) -> float:
@@ -80,6 +86,10 @@ class Record:
         if self.queued_at is None:
             return None
         return (self.leased_at or self.closed_at or self.queued_at) - self.queued_at
+
+    def slot_s(self, until: float) -> float:
+        """How long it has held slots, times their number."""
+        return 0.0 if self.leased_at is None else (until - self.leased_at) * self.slots
 
     @property
     def ttft_s(self) -> float | None:

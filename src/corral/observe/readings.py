@@ -50,6 +50,14 @@ class Instrument(Enum):
     MODEL_UNLOADS = ("corral_model_unloads_total", "How often a model was unloaded.", ("model", "reason"))
     TASKS = ("corral_event_loop_tasks", "Tasks of the event loop now, the scrape's own included.", ())
     LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())
+    USAGE_LAG = ("corral_usage_lag_bytes", "Bytes of the journal that the store has not taken yet.", ())
+    USAGE_WAITING = (
+        "corral_usage_lines_waiting",
+        "Lines that wait in memory because the journal cannot be written.",
+        (),
+    )
+    USAGE_LOST = ("corral_usage_lines_lost_total", "Lines that were given up as the journal could not be written.", ())
+    USAGE_ROWS = ("corral_usage_exchanges_stored_total", "Exchanges that this process has put into the store.", ())
     BUILD = ("corral_build_info", "Always 1; the versions are in the labels.", ("version", "python"))
     START_TIME = ("process_start_time_seconds", "When the process started, in Unix time.", ())
     CPU = ("process_cpu_seconds_total", "CPU time that the process has used.", ())

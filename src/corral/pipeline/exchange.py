@@ -89,6 +89,7 @@ class Exchange:
     async def _serve(self, endpoint: Endpoint, inbound: Inbound, answer: Answer, record: Record) -> None:
         principal = self.keyring.authenticate(inbound.headers)
         record.client = principal.client
+        record.key_id = principal.key_id
         ensure_scope(principal, Scope.INFERENCE)
         record.priority = principal.priority
         _ensure_json(inbound.headers)

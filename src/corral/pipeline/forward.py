@@ -45,6 +45,8 @@ class Forwarder:
     on_retry: Callable[[str, str], None]
     # What answers when nothing of a pool can, if there is such a one.
     fallback: Callable[[Pool], Pool | None] = lambda _: None
+    # Writes down what an answer took, before its last bytes go out.
+    seal: Callable[[Record], None] = lambda _: None
     # The same for all calls; made of the above.
     persistence: Persistence = field(init=False)
 
@@ -84,7 +86,7 @@ class Forwarder:
                 pass
         if call.stream:
             _ensure_streamable(call, pool)
-            strand = Strand(call, partial(to_client, answer))
+            strand = Strand(call, partial(to_client, answer), on_end=partial(self._seal, record))
             trying = self._trying(demand, pool, answer, record, strand)
             await trying.until_answered(partial(self.attempts.relay, answer, strand))
             return
@@ -93,8 +95,13 @@ class Forwarder:
             whole = await self._whole(demand, pool, answer, record)
         else:
             whole = await self._in_parts(demand, size, pool, answer, record)
-        record.usage = whole.usage
+        self._seal(record, whole.usage)
         answer.send(200, JSON_HEADERS, whole.body)
+
+    def _seal(self, record: Record, usage: Usage) -> None:
+        # The status is what the client has read, or is about to.
+        record.usage, record.status = usage, 200
+        self.seal(record)
 
     async def _whole(self, demand: Demand, pool: Pool, answer: Answer | None, record: Record) -> Whole:
         """The reply in one piece; ``answer`` is None for a part of one."""
@@ -168,5 +175,7 @@ def _sum_up(parts: list[Record], record: Record) -> None:
     record.leased_at = min((part.leased_at for part in parts if part.leased_at is not None), default=None)
     record.first_byte_at = min((part.first_byte_at for part in parts if part.first_byte_at is not None), default=None)
     record.last_token_at = max((part.last_token_at for part in parts if part.last_token_at is not None), default=None)
+    # So many run at once.
+    record.slots = PARTS_AT_ONCE * max((part.slots for part in parts), default=0)
     record.token_events = sum(part.token_events for part in parts)
     record.usage = sum((part.usage for part in parts), Usage())

@@ -30,10 +30,21 @@ class Strand:
     (``resume``) where the text ends.
     """
 
-    def __init__(self, call: Call, open_sink: Callable[[], Sink], *, folds: bool = False) -> None:
-        """``open_sink`` is called whenever the stream begins; ``folds``: as for StreamReader."""
+    def __init__(
+        self,
+        call: Call,
+        open_sink: Callable[[], Sink],
+        *,
+        folds: bool = False,
+        on_end: Callable[[Usage], None] = lambda _: None,
+    ) -> None:
+        """``open_sink`` is called whenever the stream begins; ``folds``: as for StreamReader.
+
+        ``on_end`` is told what the whole answer took, just before the sink gets the end of it.
+        """
         self._first = call
         self._open_sink = open_sink
+        self._on_end = on_end
         self._folds = folds
         self.begin()
 
@@ -114,7 +125,7 @@ class Strand:
         def feed(piece: bytes) -> bool:
             if events := reader.read(piece):
                 watch(reader)
-                sink(events)
+                self._pass(events)
             if reader.failure is not None:
                 raise reader.failure
             if reader.done:
@@ -135,6 +146,11 @@ class Strand:
         if not reader.done:
             # It was cut, and is no success.
             raise ConnectionLost("the model server ended its reply before it was complete")
+
+    def _pass(self, events: bytes) -> None:
+        if self._reader.done:
+            self._on_end(self.usage)
+        self._sink(events)
 
     def _text_events(self, said: Said) -> int:
         # The role came first, in a chunk of its own.
@@ -157,4 +173,4 @@ class Strand:
                 last.append({"choices": [], **said.identity, "usage": usage})
         events = b"".join(b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in last)
         if passed := self._reader.read(events + sse.DONE_EVENT):
-            self._sink(passed)
+            self._pass(passed)

@@ -143,6 +143,7 @@ class Trying:
         record.attempts += 1
         record.replica = lease.replica.name
         record.route_reason = lease.reason
+        record.slots = lease.tasks
         if self._resuming is not None:
             return now
         record.token_events = 0

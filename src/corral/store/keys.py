@@ -1,6 +1,7 @@
 """The keys in the store: made, changed, rotated, revoked and read."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from corral.core.principal import Priority
 from corral.store.database import reading, writing
 from corral.store.tables import api_key, keyring
 from corral.store.terms import KeyChange, KeyTerms, priority_name, terms_of
+
+log = logging.getLogger("corral.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ class KeyStore:
         """All keys that were made or changed after a version, the oldest first."""
         query = api_key.select().where(api_key.c.version > after).order_by(api_key.c.created, api_key.c.id)
         async with reading(self.engine) as connection:
-            return [_key(row) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return [key for row in rows if (key := _known(row)) is not None]
 
     async def version(self) -> int:
         """How often keys were changed: what ``all`` tells of was there at this version, or is newer."""
@@ -128,6 +132,15 @@ def _row(key: StoredKey) -> dict[str, Any]:
         "old_digest": key.old_digest,
         "old_until": key.old_until,
     }
+
+
+def _known(row: Any) -> StoredKey | None:  # noqa: ANN401  (SQLAlchemy's mapping)
+    """None, and a line in the log, for what only a newer version can have written: the other keys count."""
+    try:
+        return _key(row)
+    except ValueError:
+        log.exception("a key in the store is not understood", extra={"fields": {"key_id": row["id"]}})
+        return None
 
 
 def _key(row: Any) -> StoredKey:  # noqa: ANN401  (SQLAlchemy's mapping)

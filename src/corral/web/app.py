@@ -32,6 +32,7 @@ from corral.web.keys import Keys, keys_router
 from corral.web.models import models_router
 from corral.web.probes import Readiness, probes_router
 from corral.web.roles import guard
+from corral.web.usage import Look, usage_router
 
 DESCRIPTION = "An OpenAI-compatible gateway in front of llama.cpp."
 INFERENCE_PATHS = frozenset(PATHS.values())
@@ -68,7 +69,10 @@ class Parts:
     load_patience_s: float
     reload: Callable[[], Awaitable[Reloaded]]
     # The keys of the store, where there is one.
-    keys: Keys | None
+    keys: Keys | None = None
+    # Asks the store; None where there is none.
+    usage: Look | None = None
+    currency: str | None = None
 
 
 def create_app(parts: Parts) -> ASGIApp:
@@ -93,6 +97,8 @@ def _routers(parts: Parts) -> Iterator[APIRouter]:
         yield admin_router(parts.fleet, parts.loader, parts.load_patience_s, parts.reload)
     if parts.keys is not None:
         yield keys_router(parts.keys)
+    if parts.usage is not None:
+        yield usage_router(parts.usage, parts.currency)
 
 
 class _Identified:

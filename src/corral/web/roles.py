@@ -45,6 +45,8 @@ ROLES: Mapping[tuple[str, str], Role] = MappingProxyType(
         ("POST", "/admin/models/{model}/pin"): Role.ADMIN,
         ("POST", "/admin/models/{model}/unpin"): Role.ADMIN,
         ("POST", "/admin/reload"): Role.ADMIN,
+        ("GET", "/v1/usage"): Role.CLIENT,
+        ("GET", "/admin/usage"): Role.ADMIN,
         ("GET", "/admin/keys"): Role.ADMIN,
         ("POST", "/admin/keys"): Role.ADMIN,
         ("GET", "/admin/keys/{key_id}"): Role.ADMIN,
