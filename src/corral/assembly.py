@@ -38,6 +38,7 @@ from corral.upstream.loader import Loader
 from corral.upstream.maker import Maker
 from corral.upstream.probe import Prober
 from corral.upstream.replica import Clocks
+from corral.upstream.shared.sharing import Sharing
 from corral.upstream.watches import Watches
 from corral.upstream.wire import Client
 from corral.web.app import Parts, create_app
@@ -69,7 +70,8 @@ class Assembly:
         self.readiness = Readiness()
         self.changed = asyncio.Event()
         self.loader = Loader(config.fleet, time.monotonic)
-        self.watches = Watches()
+        self.sharing = Sharing(config.valkey) if config.valkey.url else None
+        self.watches = Watches(self.sharing)
         maker = self._maker(config)
         self.tenancy = self._tenancy(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
@@ -98,6 +100,8 @@ class Assembly:
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
             if self.shared is not None:
                 own.append(tasks.create_task(self.shared.run(), name="corral-shared-limits"))
+            if self.sharing is not None:
+                own.append(tasks.create_task(self.sharing.run(), name="corral-sharing"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -111,6 +115,8 @@ class Assembly:
                 for task in own:
                     task.cancel()
         await self.client.close()
+        if self.sharing is not None:
+            await self.sharing.close()
 
     def _tenancy(self, config: Config) -> "Tenancy | None":
         """Where there is a store; without one nothing of it is imported."""
@@ -178,7 +184,7 @@ class Assembly:
 
     def _maker(self, config: Config) -> Maker:
         clocks = Clocks(time.monotonic, time.time)
-        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake)
+        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake, self.sharing)
 
     def _exchange_by(self, old: Config) -> None:
         """Give the exchange, which the listener holds, what the settings in force say."""
@@ -254,6 +260,8 @@ class Assembly:
                 yield Reading(Instrument.SLOTS, replica.slots, labels)
                 yield Reading(Instrument.SLOTS_BUSY, replica.busy - replica.lingering, labels)
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
+                if replica.shared is not None:
+                    yield Reading(Instrument.SLOTS_ELSEWHERE, replica.elsewhere, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
         if self.tenancy is not None:

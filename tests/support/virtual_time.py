@@ -1,7 +1,7 @@
 """An event loop whose clock stands still until a test moves it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -20,6 +20,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    @property
+    def busy(self) -> bool:
+        """Somebody can go on now, beside the one who asks."""
+        ready: Sized = vars(self)["_ready"]
+        return bool(ready)
 
     async def advance(self, seconds: float) -> None:
         """Let the time pass, and everyone who can go on do so."""

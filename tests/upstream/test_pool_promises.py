@@ -20,6 +20,7 @@ from corral.core.errors import (
     QueueTimeout,
     ShuttingDown,
 )
+from corral.core.holding import Ask
 from corral.core.lifecycle import State
 from corral.core.principal import Principal, Priority
 from corral.core.record import NO_USAGE
@@ -28,6 +29,8 @@ from corral.upstream.pool import Pool
 from corral.upstream.probe import Facts
 from corral.upstream.replica import Lease, Replica
 from support.pools import demand_of, pool_of, replica_of
+from support.sharers import settled, sharing_of
+from support.slot_books import MemoryBook
 from support.virtual_time import VirtualLoop
 
 PATIENCE_S = 60.0
@@ -41,6 +44,9 @@ CLIENTS = [
     Principal("c", priority=Priority.BATCH),
     Principal("d", priority=Priority.INTERACTIVE),
 ]
+# What a Corral holds is stated anew each third of it, so time must not jump further.
+LEASE_S = 15.0
+STEP_S = 2.0
 # Short; long enough to have a prefix; too long for most replicas; for all of them.
 LONG = "word " * 230
 LONGER = "word " * 800
@@ -78,6 +84,7 @@ class Queueing(RuleBasedStateMachine):
         self.replicas = [replica_of(count, f"r{number}", context=300) for number, count in enumerate(slots)]
         # The first can take what is too long for the others.
         self.replicas[0].facts = Facts(slots=slots[0], context=1000, shows_slots=False)
+        self.prepare()
         self.pool: Pool = pool_of(
             *self.replicas,
             balance=balance,
@@ -224,6 +231,7 @@ class Queueing(RuleBasedStateMachine):
     def everything_is_given_back(self) -> None:
         self.do(*(arrival.task.cancel for arrival in self.waiting))
         self.do(*(self.end_of(lease) for lease in self.leases))
+        self.do(self.finish)
         assert self.waiting == []
         assert self.pool.waiting == 0
         assert [replica.busy for replica in self.replicas] == [0] * len(self.replicas)
@@ -248,10 +256,19 @@ class Queueing(RuleBasedStateMachine):
         async def run() -> None:
             for action in actions:
                 action()
-            await self.loop.advance(seconds)
+            await self.pass_time(seconds)
 
         self.loop.run_until_complete(run())
         self.take_stock()
+
+    async def pass_time(self, seconds: float) -> None:
+        await self.loop.advance(seconds)
+
+    def prepare(self) -> None:
+        """Before there is a pool."""
+
+    def finish(self) -> None:
+        """When all is given back."""
 
     def take_stock(self) -> None:
         done = [arrival for arrival in self.waiting if arrival.task.done()]
@@ -281,5 +298,42 @@ class Queueing(RuleBasedStateMachine):
         return error
 
 
+class SharedQueueing(Queueing):
+    """The same where every slot has to be asked for, beside another Corral."""
+
+    def prepare(self) -> None:
+        self.book = MemoryBook(self.loop.time, LEASE_S)
+        sharing = sharing_of(self.book, LEASE_S)
+        for replica in self.replicas:
+            replica.shared = sharing.holding()
+        self.tasks = [self.loop.create_task(sharing.keep(replica)) for replica in self.replicas]
+        self.tasks.append(self.loop.create_task(sharing.run()))
+
+    @rule(number=st.integers(0, 2), keep=st.integers(0, 4), more=st.sampled_from([0, 1, 1, 2]))
+    def the_other_corral_takes_or_gives_back(self, number: int, keep: int, more: int) -> None:
+        replica = self.replicas[number % len(self.replicas)]
+        ask = Ask(replica.slots, min(keep, self.book.held_by("other", replica.name)), (more,) if more else ())
+        self.do(lambda: self.book.decide("other", replica.name, ask))
+
+    @invariant()
+    def the_book_is_right(self) -> None:
+        for replica in self.served():
+            other = self.book.held_by("other", replica.name)
+            assert self.book.held(replica.name) == replica.busy + other <= replica.slots
+
+    async def pass_time(self, seconds: float) -> None:
+        while seconds > 0:
+            # In steps, or leases would end before anyone can state them anew.
+            await self.loop.advance(min(seconds, STEP_S))
+            seconds -= STEP_S
+        await settled(self.loop)
+
+    def finish(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
 TestQueueing = Queueing.TestCase
 TestQueueing.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSharedQueueing = SharedQueueing.TestCase
+TestSharedQueueing.settings = settings(max_examples=75, stateful_step_count=40, deadline=None)

@@ -99,9 +99,9 @@ class ValkeySettings(Section, frozen=True):
     away: Away = Field(
         default="refuse",
         description="While Valkey cannot be reached: `refuse` requests (503), or `share`: count in memory, "
-        "with the limits divided by `valkey.corrals`.",
+        "with limits and slots divided by `valkey.corrals`.",
     )
-    corrals: Positive = Field(default=1, description="How many Corrals share the limits while Valkey is away.")
+    corrals: Positive = Field(default=1, description="How many Corrals share limits and slots while Valkey is away.")
     lease_s: PositiveDuration = Field(
         default=15.0, description="How long what a Corral holds stays taken after the Corral has died."
     )

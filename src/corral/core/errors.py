@@ -29,6 +29,7 @@
     │   ├── QueueFull
     │   ├── QueueTimeout
     │   ├── NotReady                 no replica can serve the model now
+    │   ├── SharedStateAway          what several Corrals share cannot be reached
     │   ├── TooManyConnections       of clients, to all of Corral
     │   ├── StoreUnavailable         the database of keys and usage does not answer
     │   ├── LimitsUnavailable        what several Corrals count together cannot be counted
@@ -235,6 +236,12 @@ class QueueTimeout(Unavailable):
 
 class NotReady(Unavailable):
     code = "model_not_ready"
+
+
+class SharedStateAway(Unavailable):
+    """Corrals that share something cannot tell each other, and nothing is given away without knowing whose it is."""
+
+    code = "shared_state_away"
 
 
 class TooManyConnections(Unavailable):

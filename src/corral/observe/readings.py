@@ -25,6 +25,11 @@ class Instrument(Enum):
         "Slots that calls have given up and llama-server has not freed yet.",
         ("model", "replica"),
     )
+    SLOTS_ELSEWHERE = (
+        "corral_slots_elsewhere",
+        "Slots of a shared llama-server that other Corrals hold, as last told.",
+        ("model", "replica"),
+    )
     REPLICA_STATE = (
         "corral_replica_state",
         "1 for the state that the replica is in, 0 for the others.",

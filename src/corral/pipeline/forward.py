@@ -90,7 +90,7 @@ class Forwarder:
             trying = self._trying(demand, pool, answer, record, strand)
             await trying.until_answered(partial(self.attempts.relay, answer, strand))
             return
-        size = part_inputs(call.inputs, call.n, pool.slots) if call.inputs > 1 else 1
+        size = part_inputs(call.inputs, call.n, pool.usable or pool.slots) if call.inputs > 1 else 1
         if size == call.inputs:
             whole = await self._whole(demand, pool, answer, record)
         else:

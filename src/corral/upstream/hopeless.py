@@ -22,6 +22,12 @@ def why_unready(model: str, states: AbstractSet[State]) -> str:
     return f"the server of model '{model}' cannot be reached"
 
 
+def withheld(demand: Demand, replicas: Sequence[Replica]) -> bool:
+    """All that are ready are shared, and the call can have none of their slots for now: nobody tells whose they are."""
+    ready = [replica for replica in replicas if replica.ready and replica.slots >= demand.tasks]
+    return bool(ready) and all(replica.usable < demand.tasks for replica in ready)
+
+
 def beyond_all(demand: Demand, replicas: Sequence[Replica]) -> ContextLengthExceeded | InvalidRequest | None:
     """What is wrong with a call that none of them can ever take, as far as they are known."""
     ready = any(replica.ready for replica in replicas)

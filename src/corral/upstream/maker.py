@@ -15,6 +15,7 @@ from corral.upstream.local import LocalModel, Residency
 from corral.upstream.pool import Pool
 from corral.upstream.probe import Prober
 from corral.upstream.replica import Clocks, Replica
+from corral.upstream.shared.sharing import Sharing
 from corral.upstream.spec import EngineSpec
 
 # Beside weights and KV cache: buffers for computing, the program itself, Python where the engine is embedded.
@@ -32,13 +33,18 @@ class Maker:
         clocks: Clocks,
         on_transition: Callable[[Transition], None],
         on_change: Callable[[], None],
+        sharing: Sharing | None = None,
     ) -> None:
-        """``on_transition`` is told of every replica's changes, ``on_change`` of those of our own processes."""
+        """``on_transition`` is told of every replica's changes, ``on_change`` of those of our own processes.
+
+        ``sharing``: other Corrals use the same remote replicas.
+        """
         self._config = config
         self._prober = prober
         self._clocks = clocks
         self._on_transition = on_transition
         self._on_change = on_change
+        self._sharing = sharing
         self._footprints: dict[str, Footprint] = {}
 
     def entry(self, model: ModelSettings, taken: Container[str] = ()) -> Entry:
@@ -109,7 +115,9 @@ class Maker:
     def _remote(self, model: ModelSettings, remote: RemoteSettings, name: str) -> Replica:
         key = remote.key_file or self._config.llama.api_key
         address = Address.parse(remote.url)
-        return self._replica(name, model.name, address, key.get_secret_value() if key else None, remote.weight)
+        replica = self._replica(name, model.name, address, key.get_secret_value() if key else None, remote.weight)
+        replica.shared = self._sharing.holding() if self._sharing else None
+        return replica
 
     def _replica(
         self, name: str, model: str, address: Address | None = None, key: str | None = None, weight: float = 1.0

@@ -10,12 +10,13 @@ from corral.config import QueueSettings
 from corral.core.balance import Balance
 from corral.core.call import Call
 from corral.core.demand import Demand
-from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, ShuttingDown
-from corral.core.fairness import FairQueue, Place
+from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, SharedStateAway, ShuttingDown
+from corral.core.fairness import Account, FairQueue, Place
 from corral.core.lifecycle import State
 from corral.core.principal import Priority
 from corral.upstream.alarm import EARLY_S
-from corral.upstream.hopeless import beyond_all, why_unready
+from corral.upstream.asks import Asks
+from corral.upstream.hopeless import beyond_all, why_unready, withheld
 from corral.upstream.replica import Lease, Replica
 from corral.upstream.routing import HELD, Choice, Routing
 
@@ -37,6 +38,10 @@ class Waiter:
     # It may wait for a replica that has its prompt while others are free, until the timer says no.
     may_hold: bool
     hold: asyncio.TimerHandle | None = None
+    # The shared replica that it will be leased, if it has the slots that it is being asked for.
+    asked: Choice | None = None
+    # It has been let in for free slots alone: should there be none after all, it is refused with this.
+    full: CorralError | None = None
 
 
 class Pool:
@@ -44,7 +49,9 @@ class Pool:
 
     One writer: ``dispatch``, synchronous, called whenever a waiter comes or goes,
     a lease ends or a replica changes. A call for more slots than are free waits
-    until it is its turn and is then not overtaken.
+    until it is its turn and is then not overtaken. Slots of a shared replica are
+    asked for first: the call waits, as short as that is, and nothing is leased
+    that may be refused.
     """
 
     def __init__(self, name: str, replicas: Sequence[Replica], settings: QueueSettings, balance: Balance) -> None:
@@ -52,6 +59,8 @@ class Pool:
         self.routing = Routing((), balance)
         self._settings = settings
         self._queue: FairQueue[Waiter] = FairQueue()
+        # Where no replica is shared there is nothing to be asked.
+        self._asks: Asks | None = None
         # The tasks of those who wait.
         self._tasks = 0
         self._held_s = 0.0
@@ -71,6 +80,10 @@ class Pool:
         self.replicas = self.routing.replicas = tuple(replicas)
         for replica in self.replicas:
             replica.on_change = self.dispatch
+        if self._asks is not None:
+            self._asks.end()
+        shared = [replica for replica in self.replicas if replica.shared is not None]
+        self._asks = Asks(shared) if shared else None
         self.dispatch()
 
     def go_by(self, settings: QueueSettings, balance: Balance) -> None:
@@ -102,6 +115,11 @@ class Pool:
         return None if None in contexts else max((context for context in contexts if context), default=None)
 
     @property
+    def usable(self) -> int:
+        """The same as things stand: of a shared replica there may be less for now, or nothing."""
+        return max((replica.usable for replica in self.replicas if replica.ready), default=0)
+
+    @property
     def why(self) -> str:
         """Why no replica is ready, for clients: a state, and nothing internal."""
         return self.absent or why_unready(self.name, {replica.state for replica in self.replicas})
@@ -121,11 +139,12 @@ class Pool:
 
     def dispatch(self) -> None:
         """Give free slots to whose turn it is, and to the next, while it can."""
-        if not self._queue:
-            return
-        now = asyncio.get_running_loop().time()
-        while self._queue and self._serve_one(now):
-            pass
+        if self._queue:
+            now = asyncio.get_running_loop().time()
+            while self._queue and self._serve_one(now):
+                pass
+        if self._asks is not None:
+            self._tell_asks(self._asks)
 
     def refuse(self, error: CorralError) -> None:
         """Let nobody who waits now wait any longer."""
@@ -164,7 +183,7 @@ class Pool:
     # Coming.
 
     def _lease_now(self, demand: Demand, avoid: Collection[Replica], now: float) -> Lease | None:
-        if self._closed:
+        if self._closed or self._asks is not None:
             return None
         if len(self.replicas) != 1:
             choice = self.routing.choose(demand, avoid, (), now, self._held_s)
@@ -190,19 +209,28 @@ class Pool:
 
     def _join(self, demand: Demand, avoid: Collection[Replica], now: float) -> Place[Waiter]:
         account = self._queue.account(demand.principal)
-        full = None if demand.returns else self._full(len(self._queue), len(account.waiting))
+        full = None if demand.returns else self._full(*self._ahead(account))
         waiter = Waiter(demand, avoid, asyncio.get_running_loop().create_future(), may_hold=full is None)
         place = self._queue.join(account, waiter, now, returns=demand.returns)
         self._tasks += demand.tasks
         self.dispatch()
         # Who is served at once does not wait, however short the queue may be.
-        if not waiter.granted.done() and (error := self._hopeless(demand) or full) is not None:
+        if waiter.asked is not None:
+            waiter.full = full
+        elif not waiter.granted.done() and (error := self._hopeless(demand) or full) is not None:
             self._leave(place)
             self.dispatch()
             raise error
         if not waiter.granted.done() and not self.ready:
             self.on_wanted()
         return place
+
+    def _ahead(self, account: Account[Waiter]) -> tuple[int, int]:
+        """How many wait, and how many of one client; whose slots are being asked for does not count."""
+        if self._asks is None:
+            return len(self._queue), len(account.waiting)
+        own = sum(place.who.asked is None for place in account.waiting)
+        return len(self._queue) - self._asks.promised, own
 
     def _full(self, ahead: int, own: int) -> CorralError | None:
         if ahead >= self._settings.length:
@@ -224,6 +252,8 @@ class Pool:
     def _serve_one(self, now: float) -> bool:
         """Grant or refuse what the first asks for who can be told; False when all have to wait."""
         kept: set[Replica] = set()
+        if self._asks is not None:
+            self._asks.begin()
         for place in self._queue.in_turn(now, self._settings.lift_s):
             waiter = place.who
             if self._settle(waiter, kept, now):
@@ -233,6 +263,12 @@ class Pool:
                 break
         return False
 
+    def _tell_asks(self, asks: Asks) -> None:
+        if not self._queue:
+            # The last pass has found somebody, who is served.
+            asks.begin()
+        asks.tell()
+
     def _settle(self, waiter: Waiter, kept: set[Replica], now: float) -> bool:
         """Grant or refuse; False when the waiter has to wait, and what it waits for is ``kept``."""
         if waiter.granted.done():
@@ -241,20 +277,41 @@ class Pool:
             waiter.granted.set_exception(error)
             return True
         choice = self._choose(waiter, kept, now)
-        if choice.replica is not None:
+        if choice.replica is not None and choice.replica.lets(waiter.demand.tasks):
+            waiter.asked = None
             waiter.granted.set_result(self._take(choice.replica, waiter.demand, now, choice))
             return True
+        if choice.replica is not None and self._asks is not None:
+            waiter.asked = choice
+            self._asks.promise(choice.replica, waiter.demand.tasks)
+            return False
+        waiter.asked = None
+        if waiter.full is not None:
+            waiter.granted.set_exception(waiter.full)
+            return True
         # Not for those behind it, else a call for many slots would wait for ever.
+        if self._asks is not None:
+            self._asks.wait([replica for replica in choice.waits_for if replica not in kept], waiter.demand.tasks)
         kept.update(choice.waits_for)
         return False
 
     def _choose(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
+        if waiter.asked is not None and self._stands(waiter.asked, waiter.demand, kept, now):
+            # Each answer of a replica lets all be chosen for again: who changes its mind would go on asking.
+            return waiter.asked
         held_s = self._held_s if waiter.may_hold else None
         choice = self.routing.choose(waiter.demand, waiter.avoid, kept, now, held_s)
         if choice.hold_s is not None and waiter.hold is None:
             waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self._end_hold, waiter)
             self.routing.decisions[HELD] += 1
         return choice
+
+    def _stands(self, choice: Choice, demand: Demand, kept: Collection[Replica], now: float) -> bool:
+        """The replica can still take the call that it was chosen for."""
+        replica = choice.replica
+        if replica is None or replica in kept or replica.free < demand.tasks:
+            return False
+        return replica in self.routing.able(demand, now)
 
     def _end_hold(self, waiter: Waiter) -> None:
         waiter.may_hold = False
@@ -283,6 +340,11 @@ class Pool:
             return error
         if self.replicas and all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
+        if self._asks is not None and withheld(demand, self.replicas):
+            return SharedStateAway(
+                f"the slots of model '{self.name}' cannot be shared at the moment; try again later",
+                retry_after_s=DEFAULT_RETRY_S,
+            )
         return None
 
     # Going.

@@ -10,6 +10,7 @@ from corral.core.breaker import Breaker
 from corral.core.demand import Demand
 from corral.core.errors import CorralError, UpstreamError, UpstreamLoading, Withdrawn
 from corral.core.fairness import Account
+from corral.core.holding import Holding
 from corral.core.lifecycle import State, Transition
 from corral.core.linger import Lingering, Task
 from corral.core.prefix import BLOCK_BYTES, PrefixIndex
@@ -134,6 +135,8 @@ class Replica:
         self.key = key
         # How much of the work it is to get beside the other replicas.
         self.weight = weight
+        # What other Corrals leave of its slots; None: nobody else uses it.
+        self.shared: Holding | None = None
         self.breaker = Breaker()
         self.prefixes = PrefixIndex()
         self.state = State.UNKNOWN
@@ -185,11 +188,47 @@ class Replica:
         return sum(each.tasks for each in self._lingering)
 
     @property
+    def usable(self) -> int:
+        """The slots that one call can have at most, as things stand."""
+        return self.slots if self.shared is None else self.shared.usable(self.slots)
+
+    @property
     def free(self) -> int:
-        return max(0, self.slots - self.busy) if self.ready else 0
+        """Slots that calls can have; of a shared one, as far as is known here: ``lets`` says whether it is certain."""
+        if not self.ready:
+            return 0
+        if self.shared is None:
+            return max(0, self.slots - self.busy)
+        return self.shared.free(self.slots, self.busy)
+
+    @property
+    def promised(self) -> int:
+        """Free slots that are being asked for."""
+        return 0 if self.shared is None else self.shared.promised
+
+    @property
+    def elsewhere(self) -> int:
+        """Slots that other Corrals hold, as last told."""
+        return 0 if self.shared is None else self.shared.elsewhere
+
+    def lets(self, tasks: int) -> bool:
+        """So many of the free slots may be leased, and need not be asked for before."""
+        return self.shared is None or self.shared.lets(tasks)
+
+    def promise(self, tasks: int) -> None:
+        """So many of the free slots of a shared replica will be asked for."""
+        if self.shared is not None:
+            self.shared.promised = tasks
+
+    def want(self, tasks: tuple[int, ...]) -> None:
+        """These calls are to start at a shared replica; ask for their slots."""
+        if self.shared is not None:
+            self.shared.want(tasks, self.busy)
 
     def take(self, lease: Lease) -> None:
         """Its slots are leased; the pool has seen that they are free."""
+        if self.shared is not None:
+            self.shared.take(lease.tasks)
         self._leases[lease.id] = lease
         self._leased += lease.tasks
         self.served += 1
@@ -204,8 +243,7 @@ class Replica:
             until = self._clocks.monotonic() + LINGER_LIMIT_S
             self._lingering.append(Lingering(lease.tasks, until, self._started()))
             self._linger_nudge.set()
-        if self.on_idle is not None and not self.busy:
-            self.on_idle()
+        self._held_less()
 
     def drain(self, *, draining: bool = True) -> None:
         """Take no more calls, or take them again."""
@@ -250,8 +288,7 @@ class Replica:
             # Whatever ran there is over, or will be by the time it answers again. Nothing is left of its cache.
             self._lingering.clear()
             self.prefixes.clear()
-            if self.on_idle is not None and not self.busy:
-                self.on_idle()
+            self._held_less()
         if state is not old:
             self.on_transition(Transition(self.name, self.model, old, state, why, self._clocks.unix()))
         self.on_change()
@@ -323,6 +360,12 @@ class Replica:
         now = self._clocks.monotonic()
         self._lingering = [each for each in self._lingering if each.tasks and each.until > now]
         self.on_change()
+        self._held_less()
+
+    def _held_less(self) -> None:
+        """Tell who waits for that."""
+        if self.shared is not None:
+            self.shared.look(self.busy)
         if self.on_idle is not None and not self.busy:
             self.on_idle()
 

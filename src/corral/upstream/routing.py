@@ -76,7 +76,7 @@ class Routing:
         able = [
             replica
             for replica in self.replicas
-            if replica.ready and replica.slots >= demand.tasks and demand.may_fit(replica.context)
+            if replica.ready and replica.usable >= demand.tasks and demand.may_fit(replica.context)
         ]
         if not all(replica.breaker.closed for replica in able):
             able = [replica for replica in able if replica.breaker.lets(now)] or able
@@ -125,18 +125,21 @@ class Routing:
 
     def _best(self, demand: Demand, free: Sequence[Replica], matched: dict[Replica, int] | None) -> Replica:
         size = demand.prompt.size_bytes if matched and any(matched.values()) else demand.body_bytes
-        candidates = [
-            Candidate(
-                name=replica.name,
-                busy=replica.busy,
-                load=(replica.busy + demand.tasks) / replica.slots,
-                turn=replica.turn,
-                weight=replica.weight,
-                uncached=size - matched[replica] * BLOCK_BYTES if matched else 0.0,
-                lot=self._draw(),
+        candidates = []
+        for replica in free:
+            # Other Corrals' calls are a load too, and so are those that are about to go there.
+            busy = replica.busy + replica.elsewhere + replica.promised
+            candidates.append(
+                Candidate(
+                    name=replica.name,
+                    busy=busy,
+                    load=(busy + demand.tasks) / replica.slots,
+                    turn=replica.turn + replica.promised / replica.weight,
+                    weight=replica.weight,
+                    uncached=size - matched[replica] * BLOCK_BYTES if matched else 0.0,
+                    lot=self._draw(),
+                )
             )
-            for replica in free
-        ]
         return free[choose(self.balance, candidates, demand.sticky_key)]
 
     def _hold(

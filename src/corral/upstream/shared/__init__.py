@@ -1,0 +1,1 @@
+"""What several Corrals share: the connection to their Valkey, and the slots of llama-servers that all of them use."""

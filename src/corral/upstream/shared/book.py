@@ -1,0 +1,96 @@
+"""The book of shared slots in Valkey: who holds how many at which llama-server."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.resources import files
+from typing import NamedTuple, Protocol
+
+from corral.config import ValkeySettings
+from corral.core.holding import Answer, Ask
+
+# An answer that one waits for keeps its place this long without being asked for anew, as part of a lease: a Corral
+# that dies in line keeps free slots from others until then, one that dies with calls only the slots of these.
+PLACE_SHARE = 1 / 3
+
+
+class Message(NamedTuple):
+    """So many slots of a replica were held by all, at that point."""
+
+    name: str
+    total: int
+    version: int
+
+
+class Start(NamedTuple):
+    """The server that keeps the book: another ``run_id`` is another start, which may have forgotten all."""
+
+    run_id: str
+    age_s: float
+
+
+class Book(Protocol):
+    """What keepers ask; a Valkey, or a test's own."""
+
+    async def hold(self, holder: str, name: str, ask: Ask) -> Answer:
+        """State what is held and ask for more; raises ValkeyLost."""
+        ...
+
+    def listen(self) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """What is said of all replicas from now on; raises ValkeyLost when it cannot be heard, now or later."""
+        ...
+
+    async def start(self) -> Start:
+        """Who keeps it; raises ValkeyLost."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class ValkeyBook:
+    """The book in a Valkey: one hash for each llama-server, written by ``slots.lua`` alone."""
+
+    def __init__(self, settings: ValkeySettings) -> None:
+        # Where nothing is shared nobody pays for the library.
+        from corral.upstream.shared.valkey import Script, Valkey
+
+        self._valkey = Valkey(settings)
+        self._script = Script(files(__package__).joinpath("slots.lua").read_text(encoding="utf-8"))
+        self._prefix = settings.prefix
+        self._channel = f"{settings.prefix}:slots"
+        self._lease_ms = round(settings.lease_s * 1000)
+        self._place_ms = round(settings.lease_s * PLACE_SHARE * 1000)
+
+    async def hold(self, holder: str, name: str, ask: Ask) -> Answer:
+        # In braces: what a cluster goes by to find the server of a key.
+        key = f"{self._prefix}:slots:{{{name}}}"
+        about = (holder, ask.slots, self._lease_ms, self._place_ms, self._channel, name)
+        granted, others, ahead, version, expires_ms = await self._valkey.run(
+            self._script, (key,), (*about, ask.keep, *ask.tasks)
+        )
+        return Answer(granted, others, ahead, version, expires_ms / 1000 if expires_ms >= 0 else None)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[AsyncIterator[Message]]:
+        async with self._valkey.listen(self._channel) as said:
+            yield _messages(said)
+
+    async def start(self) -> Start:
+        return Start(*await self._valkey.start())
+
+    async def close(self) -> None:
+        await self._valkey.close()
+
+
+async def _messages(said: AsyncIterator[str]) -> AsyncIterator[Message]:
+    async for text in said:
+        if (message := _message(text)) is not None:
+            yield message
+
+
+def _message(text: str) -> Message | None:
+    """None for whatever else somebody may say there."""
+    try:
+        version, total, name = text.split(" ", 2)
+        return Message(name, int(total), int(version))
+    except ValueError:
+        return None
