@@ -9,7 +9,7 @@ from support.gateway import Gateway
 from support.talk import CHAT, COMPLETIONS, EMBEDDINGS
 
 REQUIRED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
-ERRORS = {"400", "401", "404", "413", "415", "429", "502", "503", "504"}
+ERRORS = {"400", "401", "403", "404", "413", "415", "429", "502", "503", "504"}
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_wrong_settings_change_nothing_and_say_why(reloaded: Reloaded, wrong: st
 
 
 def test_only_operators_reload(reloaded: Reloaded) -> None:
-    assert reloaded.post(key=KEY).status_code == 401
+    assert reloaded.post(key=KEY).status_code == 403
 
 
 def test_the_command_says_what_has_changed(reloaded: Reloaded) -> None:

@@ -19,6 +19,7 @@ SHAPES: dict[Endpoint, tuple[type[BaseModel], type[BaseModel]]] = {
 ERRORS = {
     400: "The request is not valid; `param` names the parameter.",
     401: "No key, or one that is not known here.",
+    403: "The key is not for this, or not for this model.",
     404: "There is no such model.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
