@@ -264,6 +264,13 @@ def test_what_can_never_be_admitted_is_told_apart() -> None:
     assert Budget(day_of).wait_s(LIMIT + 1, LIMIT, moment(0.0)) == NEVER_S
 
 
+def test_who_can_never_be_admitted_is_told_what_is_left_now() -> None:
+    window = TokenWindow(60.0)
+    window.settle(window.take(900, moment(0.0)), 900, 900, moment(0.0))
+    assert window.wait_s(LIMIT + 1, LIMIT, moment(61.0)) == NEVER_S
+    assert window.left(LIMIT) == LIMIT
+
+
 def test_more_than_was_reserved_is_counted_all_the_same() -> None:
     window = TokenWindow(60.0)
     window.settle(window.take(10, moment(0.0)), 10, 990, moment(0.0))

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,21 +20,30 @@ from support.sharing import INSTANT_S, Clock, must_take, rules_of, sharing
 
 # -- the same as in memory ----------------------------------------------------
 
+# Few sizes, so that what is left is often just enough.
+STEP = 50
+
+
+def steps(most: int) -> st.SearchStrategy[int]:
+    return st.integers(1, most).map(lambda number: number * STEP)
+
+
 values = st.fixed_dictionaries(
     {},
     optional={
         Limit.REQUESTS: st.integers(1, 6),
-        Limit.TOKENS: st.integers(50, 400),
+        Limit.TOKENS: steps(8),
         Limit.IN_FLIGHT: st.integers(1, 4),
-        Limit.TOKENS_DAY: st.integers(100, 600),
-        Limit.TOKENS_MONTH: st.integers(100, 900),
+        Limit.TOKENS_DAY: steps(12),
+        Limit.TOKENS_MONTH: steps(18),
     },
 ).map(lambda chosen: {limit: chosen[limit] for limit in COUNTED if limit in chosen})
 events = st.lists(
     st.one_of(
         st.tuples(st.just("pass"), st.integers(1, 1500)),
-        st.tuples(st.just("ask"), st.integers(1, 450)),
-        st.tuples(st.just("ask"), st.integers(1, 100)),
+        st.tuples(st.just("ask"), steps(9)),
+        st.tuples(st.just("ask"), steps(2)),
+        st.tuples(st.just("end"), steps(3)),
         st.tuples(st.just("end"), st.integers(0, 120)),
         st.tuples(st.just("fail"), st.integers(0, 100)),
         st.tuples(st.just("restore"), st.integers(0, 500)),
@@ -79,7 +89,7 @@ def _of(standing: Any) -> tuple[str, str]:
     return standing.limit.value, standing.model
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values, values, st.frozensets(st.sampled_from(COUNTED), max_size=2), events)
 def test_the_same_things_happen_in_memory_and_in_valkey(
     valkey_url: str, whole: dict[Limit, int], model: dict[Limit, int], shadow: frozenset[Limit], happening: Any
@@ -112,6 +122,21 @@ def test_the_same_things_happen_in_memory_and_in_valkey(
                     settle(used, ran)
 
     run()
+
+
+@async_test
+async def test_a_limit_that_has_become_smaller_waits_for_as_many_to_leave(valkey_url: str) -> None:
+    clock = Clock()
+    async with sharing(valkey_url, clock) as limits:
+        wide = rules_of({Limit.REQUESTS: 9})
+        for _ in range(5):
+            await must_take(limits, wide)
+            clock.now += 1
+        narrow = replace(wide, scopes=rules_of({Limit.REQUESTS: 2}).scopes)
+        verdict, settle = await must_take(limits, narrow)
+        assert settle is None
+        # The fourth of five has to leave, which was let in two seconds ago.
+        assert [(standing.left, standing.wait_s) for standing in verdict.refused] == [(0, 14.0)]
 
 
 # -- several Corrals ----------------------------------------------------------

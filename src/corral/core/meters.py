@@ -119,9 +119,9 @@ class TokenWindow:
         self._latest = float("-inf")
 
     def wait_s(self, amount: int, limit: int, at: Moment) -> float | None:
+        now = self._forget_until(at.now)
         if amount > limit:
             return NEVER_S
-        now = self._forget_until(at.now)
         missing = self._open + self._settled + amount - limit
         if missing <= 0:
             return None
