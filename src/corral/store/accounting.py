@@ -14,18 +14,20 @@ from corral.core.price import Price
 from corral.core.usage_report import Question, UsageSum
 from corral.store.ingest import STOP_S, Ingester
 from corral.store.journal import Journal
+from corral.store.taker import Child
 from corral.store.usage import usage_of
 
 
 class Accounting:
-    """Journal and ingester of one Corral. Writer of none of their state; ``running`` owns the ingester's task."""
+    """Journal and ingester of one Corral. Writer of none of their state; ``running`` owns their task and process."""
 
     def __init__(self, config: Config, engine: AsyncEngine) -> None:
         """``engine``: of the store; who has opened it disposes of it."""
         usage = config.usage
         self.engine = engine
         self.journal = Journal(usage.journal_dir, usage.journal_bytes, time.monotonic)
-        self.ingester = Ingester(self.engine, self.journal, usage, prices_of(config))
+        self._child = Child(config.store)
+        self.ingester = Ingester(self._child, self.journal, usage, prices_of(config))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -44,6 +46,7 @@ class Accounting:
             finally:
                 self.ingester.leave()
                 self.journal.leave()
+                await self._child.close()
 
     async def usage_of(self, question: Question) -> list[UsageSum]:
         """Past usage, as far as the store has it; raises StoreUnavailable when it cannot be asked."""
