@@ -15,7 +15,7 @@ from corral.core.usage_report import Question, UsageSum
 from corral.store.ingest import STOP_S, Ingester
 from corral.store.journal import Journal
 from corral.store.taker import Child
-from corral.store.usage import usage_of
+from corral.store.usage import spent, usage_of
 
 
 class Accounting:
@@ -54,6 +54,14 @@ class Accounting:
             return await usage_of(self.engine, question)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             raise StoreUnavailable("the store of usage does not answer; try again later") from error
+
+    async def spent(self) -> dict[str, tuple[int, int]]:
+        """Tokens of each account today and this month (UTC), of Corrals that were killed too.
+
+        Waits until what these have left is in the store, however long that takes.
+        """
+        await self.ingester.caught_up.wait()
+        return await spent(self.engine, time.time())
 
     def change(self, config: Config) -> None:
         """Go by other prices from now on."""

@@ -67,6 +67,8 @@ class Ingester:
         self.settings = settings
         # Exchanges that it has had written.
         self.rows = 0
+        # All that was there at the start is in the store.
+        self.caught_up = asyncio.Event()
         self._takes = takes
         self._journal = journal
         self._clock = clock
@@ -114,6 +116,7 @@ class Ingester:
         if self._failures:
             log.info("usage has caught up", extra={"fields": {"failures": self._failures}})
         self._failures = 0
+        self.caught_up.set()
         return self.settings.ingest_s
 
     def _failed(self, error: Exception) -> float:
