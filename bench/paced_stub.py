@@ -3,9 +3,10 @@
     python bench/paced_stub.py --slots 4096 --pace-ms 400
 
 Prints ``{"port": …}`` and serves until its standard input ends. A chat with
-``stream`` gets ``max_tokens`` tokens, one every ``--pace-ms``; the text of each
+``stream`` gets ``max_tokens`` tokens (one without a single one, at once), one every ``--pace-ms``; the text of each
 is its number and its moment, in nanoseconds of the machine's monotonic clock:
-``7:8123456789``. It counts in ``/slots`` who is served, as llama-server does.
+``7:8123456789``. It counts in ``/slots`` who is served, as llama-server does, and
+tells in ``/served`` how many that are, were at most, and for how long in sum.
 """
 
 import argparse
@@ -38,6 +39,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
 ROLE = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],' + CHUNK
 TOKEN = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"%d:%d"}}],' + CHUNK
+WHOLE = {
+    "choices": [{"finish_reason": "length", "index": 0, "message": {"role": "assistant", "content": "0"}}],
+    "created": 1760000000,
+    "id": "chatcmpl-0123456789abcdef0123456789abcdef",
+    "model": "paced",
+    "object": "chat.completion",
+    "usage": {"completion_tokens": 1, "prompt_tokens": 8, "total_tokens": 9},
+}
 FINISH = b'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],' + CHUNK
 PROGRESS = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],'
@@ -58,6 +67,24 @@ class Stub:
         # Who is served, and the task that it is.
         self.served: dict[Connection, int] = {}
         self._slots = slots
+        self._most = 0
+        self._served_s = 0.0
+        self._looked_s = time.monotonic()
+
+    def begin(self, connection: "Connection") -> None:
+        self._look()
+        self.served[connection] = next(self.tasks)
+        self._most = max(self._most, len(self.served))
+
+    def end(self, connection: "Connection") -> None:
+        """It has got all, or has left; more than once is once."""
+        self._look()
+        self.served.pop(connection, None)
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        self._served_s += len(self.served) * (now_s - self._looked_s)
+        self._looked_s = now_s
 
     def answer(self, path: bytes) -> bytes:
         """The whole answer of a route that is not inference."""
@@ -66,6 +93,9 @@ class Stub:
         if path == b"/slots":
             busy = enumerate(self.served.values())
             return whole([{"id": number, "id_task": task, "is_processing": True} for number, task in busy])
+        if path == b"/served":
+            self._look()
+            return whole({"now": len(self.served), "most": self._most, "served_s": self._served_s})
         return whole({"status": "ok"})
 
 
@@ -86,13 +116,15 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         path, body = request
-        if path == b"/v1/chat/completions":
+        if path == b"/v1/chat/completions" and b'"stream":true' in body:
             self._stream(body)
+        elif path == b"/v1/chat/completions":
+            self._transport.write(ANSWER)
         else:
             self._transport.write(self._stub.answer(path))
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._stub.served.pop(self, None)
+        self._stub.end(self)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -100,7 +132,7 @@ class Connection(asyncio.Protocol):
         tokens = TOKENS.search(body)
         self._left = int(tokens[1]) if tokens else 1
         self._number = 0
-        self._stub.served[self] = next(self._stub.tasks)
+        self._stub.begin(self)
         progress = chunk(PROGRESS) if b'"return_progress":true' in body else b""
         self._transport.write(HEAD + progress)
         self._due = asyncio.get_running_loop().time()
@@ -119,6 +151,8 @@ class Connection(asyncio.Protocol):
         if self._left:
             self._wait()
             return
+        # Before the last byte is out: whoever has that may send another one at once.
+        self._stub.end(self)
         usage = USAGE % (self._number, self._number + 8)
         self._transport.write(chunk(FINISH + usage) + chunk(DONE) + LAST_CHUNK)
         self._transport.close()
@@ -142,6 +176,9 @@ def whole(value: object) -> bytes:
     """A whole answer of JSON."""
     body = json.dumps(value).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+ANSWER = whole(WHOLE)
 
 
 async def serve(make: Callable[[], asyncio.Protocol]) -> None:

@@ -134,7 +134,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     )
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-bench-")))
-        stub_bin, load_bin = (_compiled(name, directory) for name in ("stub", "load"))
+        stub_bin, load_bin = (compiled(name, directory) for name in ("stub", "load"))
         stub_port = free_port()
         (directory / "stub.d").mkdir()
         stub = stack.enter_context(
@@ -245,7 +245,7 @@ def _steps(plan: Plan) -> int:
     return len(plan.peers) + warm_up + len(plan.rows) * rows + special + ("model" in plan.special)
 
 
-def _compiled(name: str, directory: Path) -> Path:
+def compiled(name: str, directory: Path) -> Path:
     """A C program of ours, compiled."""
     compiler, source = os.environ.get("CC", "cc"), BENCH / f"{name}.c"
     try:

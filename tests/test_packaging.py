@@ -52,7 +52,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_the_licence_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    sources = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/corral").rglob("*.py")}
+    files = [*(ROOT / "src/corral").rglob("*.py"), *(ROOT / "src/corral").rglob("*.lua")]
+    sources = {str(path.relative_to(ROOT / "src")) for path in files}
     metadata = f"corral-{corral.__version__}.dist-info"
 
     assert sources | {"corral/py.typed"} == {name for name in names if name.startswith("corral/")}

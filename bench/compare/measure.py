@@ -34,9 +34,13 @@ class Bench:
 
     def sample(self, row: Row, port: int, root: int | None, seconds: float, rate: float = 0) -> Sample:
         """One measurement of a proxy, or of the stub itself when there is none."""
+        return self.sampled(row.arguments(port, seconds, rate), root) | {"offered": rate}
+
+    def sampled(self, arguments: Sequence[str], root: int | None) -> Sample:
+        """The same of a load that is given by its arguments."""
         stub_before, before = cpu_s(self.stub_pid), cpu_s(root) if root else 0.0
         begun = time.monotonic()
-        told = self._run(row.arguments(port, seconds, rate))
+        told = self._run(arguments)
         lasted = time.monotonic() - begun
         spent = cpu_s(root) - before if root else 0.0
         if told["requests"]:
@@ -47,7 +51,6 @@ class Bench:
         told["proxy_busy"] = spent / lasted
         # Near 1 the load's core is full: then the figure is the harness's, and the proxy might do more.
         told["load_busy"] = (told["cpu_s"] + cpu_s(self.stub_pid) - stub_before) / lasted
-        told["offered"] = rate
         return told
 
     def memory_of_streams(self, port: int, root: int, streams: int) -> Sample:

@@ -4,17 +4,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from corral.config import Config, Files, is_loopback, load
+from corral.config import Config, Files, ValkeySettings, is_loopback, load, unknown_clients
 from corral.config.differences import fixed_differences, with_fixed_of
-from corral.core.errors import ConfigError
+from corral.core.api_key import StoredKey
+from corral.core.errors import ConfigError, ShuttingDown
 from corral.core.lifecycle import Transition
 from corral.core.principal import Priority
 from corral.file_watch import watch
@@ -43,7 +44,8 @@ from corral.web.app import Parts, create_app
 from corral.web.probes import Readiness
 
 if TYPE_CHECKING:
-    from corral.store.accounting import Accounting
+    from corral.tenancy import Tenancy
+    from corral.valkey.shared_limits import SharedLimits
 
 log = logging.getLogger("corral")
 
@@ -69,25 +71,33 @@ class Assembly:
         self.loader = Loader(config.fleet, time.monotonic)
         self.watches = Watches()
         maker = self._maker(config)
+        self.tenancy = self._tenancy(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.books = _books(config)
+        self.shared = _shared_limits(config.valkey)
+        share = config.valkey.corrals if config.valkey.away == "share" else None
+        self.limiter = Limiter(
+            config.limits, time.monotonic, time.time, self.metrics.limited, self.shared, share if self.shared else None
+        )
         sinks = [self.metrics.observe, logs.write_record]
-        if self.books is not None:
-            sinks.append(self.books.journal.close)
+        if self.tenancy is not None:
+            sinks.append(self.tenancy.books.journal.close)
         self.ledger = Ledger(sinks, time.monotonic, time.time)
         self.exchange = self._exchange(config)
         self.metrics.pull(logs.lost_lines)
         self.metrics.pull(self._readings)
         self.app = Current(self._app())
+        _warn(config)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with self._kept_books(), asyncio.TaskGroup() as tasks:
+        async with self._remembering(), asyncio.TaskGroup() as tasks:
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
+            if self.shared is not None:
+                own.append(tasks.create_task(self.shared.run(), name="corral-shared-limits"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -96,15 +106,35 @@ class Assembly:
             finally:
                 self.fleet.close()
                 self.watches.close()
+                if self.shared is not None:
+                    await self.shared.drain()
                 for task in own:
                     task.cancel()
         await self.client.close()
 
+    def _tenancy(self, config: Config) -> "Tenancy | None":
+        """Where there is a store; without one nothing of it is imported."""
+        if not config.store.used:
+            return None
+        from corral.tenancy import Tenancy
+
+        return Tenancy(config, self._learn_keys, self._restore_budget)
+
+    def _remembering(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.tenancy is None else self.tenancy.running()
+
+    def _restore_budget(self, account: str, tokens_day: int, tokens_month: int, unix_s: float) -> None:
+        self.limiter.restore(account, tokens_day, tokens_month, unix_s)
+
+    def _learn_keys(self, keys: Sequence[StoredKey], anew: bool) -> None:
+        self.exchange.keyring.learn(keys, anew=anew)
+
     async def reload(self) -> Reloaded:
         """Read the settings anew and go by them, as far as that goes without a restart.
 
-        Raises ConfigError, and changes nothing, when they are wrong. Requests
-        that run finish where they run, by the settings that they began with.
+        Raises ConfigError, and changes nothing, when they are wrong, and
+        ShuttingDown when it is too late. Requests that run finish where they
+        run, by the settings that they began with.
         """
         # One after the other: an older reading must not take the place of a newer one.
         async with self._reloading:
@@ -116,6 +146,8 @@ class Assembly:
             await self.reload()
         except ConfigError as error:
             log.error("settings not reloaded", extra={"fields": {"problems": error.problems}})
+        except ShuttingDown:
+            log.info("settings not reloaded at the end")
 
     async def _reload(self) -> Reloaded:
         config = await asyncio.to_thread(self._source)
@@ -124,13 +156,17 @@ class Assembly:
             raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
+        if self.watches.closed:
+            # Nothing may begin any more that nobody would end.
+            raise ShuttingDown("the server is shutting down")
         old, self.config = self.config, with_fixed_of(config, self.config)
-        models = Changes(self.fleet, self.loader, self.watches, maker, old, config).apply()
+        models = Changes(self.fleet, self.loader, self.watches, maker, config).apply()
         self._exchange_by(old)
-        if self.books is not None:
-            self.books.change(self.config)
+        if self.tenancy is not None:
+            self.tenancy.books.change(self.config)
         self.app.change(self._app())
         done = Reloaded(models, fixed_differences(old, config))
+        _warn(config)
         log.info("settings reloaded", extra={"fields": {**asdict(models), "restart_needed": done.restart_needed}})
         return done
 
@@ -148,8 +184,7 @@ class Assembly:
         """Give the exchange, which the listener holds, what the settings in force say."""
         new = self._exchange(self.config)
         if self.config.limits != old.limits:
-            # What clients have used up is forgotten only then.
-            self.exchange.limiter = new.limiter
+            self.limiter.change(self.config.limits)
         self.exchange.keyring = new.keyring
         self.exchange.forwarder = new.forwarder
         self.exchange.policy_of = new.policy_of
@@ -157,11 +192,17 @@ class Assembly:
     def _exchange(self, config: Config) -> Exchange:
         attempts = Attempts(self.client, TimeLimits(config.timeouts, config.models), config.requests, time.monotonic)
         forwarder = Forwarder(attempts, config.retries, random.random, self.metrics.retry, self.fleet.fallback)
-        if self.books is not None:
-            forwarder = replace(forwarder, seal=self.books.journal.seal)
+        if self.tenancy is not None:
+            forwarder = replace(forwarder, seal=self.tenancy.books.journal.seal)
         return Exchange(
-            keyring=Keyring(config.auth.keys, config.queue, allow_anonymous=config.auth.allow_anonymous),
-            limiter=Limiter(config.limits.requests, config.limits.window_s, time.monotonic),
+            keyring=Keyring(
+                config.auth.keys,
+                config.queue,
+                allow_anonymous=config.auth.allow_anonymous,
+                clock=time.time,
+                stored=None if self.tenancy is None else self.tenancy.stored,
+            ),
+            limiter=self.limiter,
             fleet=self.fleet,
             forwarder=forwarder,
             ledger=self.ledger,
@@ -183,22 +224,11 @@ class Assembly:
             loader=self.loader,
             load_patience_s=self.config.llama.start_timeout_s,
             reload=self.reload,
-            usage=self.books.usage_of if self.books is not None else None,
+            keys=None if self.tenancy is None else self.tenancy.keys,
+            usage=None if self.tenancy is None else self.tenancy.books.usage_of,
             currency=self.config.usage.currency,
         )
         return create_app(parts)
-
-    @asynccontextmanager
-    async def _kept_books(self) -> AsyncIterator[None]:
-        """Within the block what exchanges take goes into the store, if there is one."""
-        if self.books is None:
-            yield
-            return
-        try:
-            async with self.books.running():
-                yield
-        finally:
-            await self.books.engine.dispose()
 
     def _tell(self, transition: Transition) -> None:
         self.metrics.transition(transition)
@@ -210,6 +240,9 @@ class Assembly:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
+        if self.shared is not None:
+            yield Reading(Instrument.VALKEY, not self.shared.away)
+            yield Reading(Instrument.SETTLEMENTS_LOST, self.shared.lost)
         yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             for priority in Priority:
@@ -223,21 +256,30 @@ class Assembly:
                 yield Reading(Instrument.SLOTS_LINGERING, replica.lingering, labels)
                 yield Reading(Instrument.BREAKER, not replica.breaker.closed, labels)
                 yield from replica_state(pool.name, replica.name, replica.state)
-        if self.books is not None:
-            yield Reading(Instrument.USAGE_LAG, self.books.ingester.lag_bytes)
-            yield Reading(Instrument.USAGE_WAITING, self.books.journal.kept)
-            yield Reading(Instrument.USAGE_LOST, self.books.journal.lost)
-            yield Reading(Instrument.USAGE_ROWS, self.books.ingester.rows)
+        if self.tenancy is not None:
+            yield from self.tenancy.readings()
 
 
-def _books(config: Config) -> "Accounting | None":
-    if not config.store.used:
+def _warn(config: Config) -> None:
+    """Tell of what can be meant, and hardly is."""
+    if unknown := unknown_clients(config):
+        log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
+
+
+def _shared_limits(settings: ValkeySettings) -> "SharedLimits | None":
+    """The limits in Valkey, if there is one."""
+    if settings.url is None:
         return None
-    # What it needs takes memory.
-    from corral.store.accounting import Accounting
-    from corral.store.database import open_engine
+    # Its library takes memory.
+    from corral.valkey.shared_limits import SharedLimits
 
-    return Accounting(config, open_engine(config.store))
+    return SharedLimits(
+        settings.url.get_secret_value(),
+        settings.timeout_s,
+        settings.lease_s,
+        settings.prefix,
+        lambda: f"{random.getrandbits(96):024x}",
+    )
 
 
 class Current:

@@ -69,7 +69,7 @@ def _model_line(assembly: Assembly, pool: Pool) -> str:
 def _key(assembly: Assembly) -> str | None:
     """What to write for the key: the example key itself, never another one; None when none is needed."""
     keys = assembly.config.auth.keys
-    if not keys or assembly.config.auth.allow_anonymous:
+    if assembly.config.auth.allow_anonymous or not (keys or assembly.config.store.used):
         return None
     example = key_digest(EXAMPLE_KEY)
     return EXAMPLE_KEY if any(key.digest == example for key in keys) else "$OPENAI_API_KEY"

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from corral import __version__
-from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema
+from corral.config import Config, Files, ModelSettings, launch_plan, load, settings_schema, unknown_clients
 from corral.core.call import Endpoint
 from corral.core.errors import ConfigError, CorralError
 from corral.engine_cli import engine_app
+from corral.keys_cli import keys_app
 from corral.operate import models_app, reload, status
 from corral.usage_cli import usage
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(engine_app, name="engine")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.command()(status)
 app.command()(reload)
 app.command()(usage)
@@ -82,6 +84,8 @@ def check(
     out.print(_table(settings))
     for launch in launched:
         out.print(f"the launcher scripts start {launch.path} as '{launch.name}' at {launch.url}", highlight=False)
+    for unknown in unknown_clients(settings):
+        out.print(f"warning: {unknown}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     out.print("the settings are sound", highlight=False)
 
 
@@ -156,17 +160,17 @@ def _served(model: ModelSettings, settings: Config) -> tuple[str, str, str]:
     remotes = ", ".join(each.url for each in model.remotes)
     if model.file is None:
         return ", ".join(filter(None, (model.hf, remotes))), "", ""
-    from corral.upstream.maker import estimated_bytes
+    from corral.upstream.maker import footprint_of
     from corral.upstream.spec import EngineSpec
     from corral.upstream.told import told_bytes
 
     on_demand = model.starts_on_demand(settings.fleet.on_demand)
     loaded = "on demand" if on_demand and not model.preload else "at the start"
-    needed = estimated_bytes(EngineSpec.of(model, settings.llama), model)
+    each = footprint_of(EngineSpec.of(model, settings.llama), model)
     return (
         ", ".join(filter(None, (str(model.file), remotes))),
         loaded,
-        f"{'' if model.memory_bytes else 'about '}{told_bytes(needed)}",
+        f"{'' if each.told else 'about '}{told_bytes(each.bytes * model.replicas)}",
     )
 
 
@@ -188,6 +192,7 @@ def _table(settings: Config) -> Table:
     for model in settings.models:
         table.add_row(model.name, *_served(model, settings))
     clients = sorted({key.client for key in settings.auth.keys})
+    clients += [f"those of the store ({settings.store.where})"] if settings.store.used else []
     budget = settings.fleet.memory_bytes
     limit = f"\nmemory: {budget / 2**30:.1f} GiB for the models that Corral starts" if budget is not None else ""
     table.caption = f"clients: {', '.join(clients) or 'anyone, no key is needed'}{limit}"

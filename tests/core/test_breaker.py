@@ -65,9 +65,10 @@ def test_each_trial_that_fails_doubles_the_pause_to_a_limit() -> None:
     breaker, now, pauses = opened(), PAUSE_S, []
     for _ in range(10):
         assert breaker.started(now)
-        breaker.ended(now, failed=True, trial=True)
+        told = breaker.ended(now, failed=True, trial=True)
         pause = next(pause for pause in (2.0**each for each in range(1, 20)) if breaker.lets(now + min(pause, 60.0)))
         pauses.append(min(pause, PAUSE_MAX_S))
+        assert told == pauses[-1]
         now += pauses[-1]
     assert pauses[:3] == [2.0, 4.0, 8.0]
     assert pauses[-1] == PAUSE_MAX_S
@@ -75,7 +76,7 @@ def test_each_trial_that_fails_doubles_the_pause_to_a_limit() -> None:
 
 def test_calls_that_ran_when_it_opened_do_not_lengthen_the_pause() -> None:
     breaker = opened()
-    breaker.ended(PAUSE_S / 2, failed=True, trial=False)
+    assert breaker.ended(PAUSE_S / 2, failed=True, trial=False) is None
     assert breaker.lets(PAUSE_S)
 
 

@@ -38,7 +38,9 @@ def test_the_type_of_the_cache_counts(arguments: tuple[str, ...], mib: int) -> N
         (2048, (), 2048),
         (2048, ("-c", "1024"), 1024),
         (2048, ("--ctx-size=512",), 512),
-        (2048, ("-c", "0"), 2048),
+        (2048, ("-c", "0"), 8192),
+        (2048, ("-c", "1024", "--ctx-size", "0"), 8192),
+        (2048, ("-c",), 2048),
     ],
 )
 def test_the_context_is_the_one_that_llama_server_takes(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.core.fairness import FIRST_COST, Account, FairQueue, Place, cost_of
+from corral.core.fairness import FIRST_COST, FORGET_S, SWEEP_ACCOUNTS, Account, FairQueue, Place, cost_of
 from corral.core.principal import Principal, Priority
 from corral.core.usage import Usage
 
@@ -122,6 +122,33 @@ def test_another_weight_counts_also_for_a_client_that_always_waits() -> None:
     line.come(Principal(DEFAULT.client, weight=2.0))
     served = [line.serve() for _ in range(60)]
     assert served.count(DEFAULT.client) == pytest.approx(40, abs=2)
+
+
+def test_clients_that_do_not_come_back_are_forgotten() -> None:
+    line = Line()
+    for number in range(1000):
+        line.come(Principal(f"{number}"))
+        line.serve()
+        line.now += 60.0
+    assert len(line.queue._bands[Priority.DEFAULT].accounts) <= 2 * SWEEP_ACCOUNTS
+
+
+def test_who_waits_or_was_here_lately_is_not_forgotten() -> None:
+    line = Line(lift_s=10 * FORGET_S)
+    line.come(BATCH)
+    line.now += FORGET_S
+    line.come(OTHER)
+    line.serve(tokens=10_000)
+    line.now += FORGET_S / 2
+    for number in range(1000):
+        line.come(Principal(f"{number}"))
+        line.serve()
+    for principal in (OTHER, DEFAULT):
+        line.come(principal)
+    assert line.order() == ["app", "other", "nightly"]
+    assert [line.queue.account(each).served > 0 for each in (OTHER, BATCH)] == [True, False]
+    assert len(line.queue) == 3
+    assert [line.serve() for _ in range(3)] == ["app", "other", "nightly"]
 
 
 def test_a_client_of_twice_the_weight_gets_twice_as_much() -> None:

@@ -14,6 +14,7 @@ from corral.core.usage import Usage
 FIRST = {"id": "chatcmpl-1", "created": 7, "model": "asked", "object": "chat.completion.chunk"}
 SECOND = {"id": "chatcmpl-2", "created": 9, "model": "file.gguf", "object": "chat.completion.chunk"}
 DONE = b"data: [DONE]\n\n"
+EMPTY = "<think>\n\n</think>\n\n"
 
 
 def event(*choices: dict[str, Any], **more: Any) -> bytes:
@@ -62,6 +63,26 @@ def test_thoughts_that_were_told_are_not_told_again() -> None:
     assert deltas == [{"reasoning_content": "m"}, {"reasoning_content": "!"}, {"content": "Yes"}]
 
 
+def test_what_is_repeated_with_the_progress_has_been_repeated() -> None:
+    """As llama-server does when it is asked for progress (xllamacpp 2026.10): with the first of its chunks."""
+    made, progress = joint("ha ha"), {"total": 9, "cache": 4, "processed": 9}
+    events = made.read(
+        delta(role="assistant", content=None)
+        + event({"delta": {"content": "ha ha"}}, prompt_progress=progress)
+        + event({"delta": {"role": "assistant", "content": None}}, prompt_progress=progress)
+        + delta(content=" ha")
+        + delta(content=" ha")
+    )
+    assert [chunk["choices"][0]["delta"] for chunk in chunks(events)] == [{"content": " ha"}, {"content": " ha"}]
+    assert made.usage == Usage(9, 4, 2, estimated=True)
+
+
+def test_new_thoughts_behind_words_are_told() -> None:
+    made = joint("Ye", "hmm")
+    events = made.read(delta(reasoning_content="hmm\n", content="Yes") + delta(reasoning_content="Or"))
+    assert [chunk["choices"][0]["delta"] for chunk in chunks(events)] == [{"content": "s"}, {"reasoning_content": "Or"}]
+
+
 def test_the_usage_is_that_of_both() -> None:
     told = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
     made = joint("abc", tokens=3, prompt=Usage(37, 12))
@@ -101,10 +122,31 @@ def test_what_it_does_not_understand_is_left_to_the_reader(odd: bytes) -> None:
     assert joint("a").read(odd) == odd
 
 
+SCALARS = st.sampled_from([0, 7, None, "", "a", 0.5, True])
+TOLD = ("total", "cache", "prompt_tokens", "completion_tokens", "role", "content", "reasoning_content", "text", "index")
+ODD: st.SearchStrategy[Any] = st.one_of(SCALARS, st.dictionaries(st.sampled_from(TOLD), SCALARS, max_size=3))
+CHOICES = st.lists(st.dictionaries(st.sampled_from(["delta", "text", "finish_reason"]), ODD, max_size=3), max_size=2)
+CHUNKS = st.fixed_dictionaries({}, optional={"choices": CHOICES | ODD, "usage": ODD, "prompt_progress": ODD, "id": ODD})
+
+
+@given(st.lists(CHUNKS, max_size=6))
+def test_whatever_comes_passes_or_is_mended_and_what_was_used_can_be_counted(odd: list[Any]) -> None:
+    made = joint("a", "b")
+    for chunk in odd:
+        assert made.read(b"data: " + json.dumps(chunk).encode() + b"\n\n")[-2:] in (b"\n\n", b"")
+        assert made.usage.total_tokens >= 0
+
+
 def test_completions_do_not_repeat() -> None:
     made = Joint(Said("The", identity=FIRST), Said(), 1, Usage())
     events = made.read(event({"text": "The"}) + event({"text": " end", "finish_reason": "stop"}))
     assert [chunk["choices"][0]["text"] for chunk in chunks(events)] == ["The", " end"]
+
+
+def test_the_blank_that_a_completion_was_not_told_is_not_said_again() -> None:
+    for first, new in ((" horse", "horse"), ("horse", "horse")):
+        made = Joint(Said("The ", identity=FIRST), Said(" "), 1, Usage())
+        assert [chunk["choices"][0]["text"] for chunk in chunks(made.read(event({"text": first})))] == [new]
 
 
 # Where the text goes on.
@@ -135,6 +177,15 @@ def test_what_is_repeated_is_cut_off_however_it_is_cut(told: str, more: list[str
         ("\n", ("The",), "The"),
         ("The horse", ("T", "all"), "Tall"),
         ("", ("a", "b"), "ab"),
+        # Where thoughts are to come as words (reasoning_format "none"), llama.cpp repeats empty ones before them.
+        ("The horse", (EMPTY + "The horse is", " tall"), " is tall"),
+        ("The horse ", (EMPTY + "The horse is",), "is"),
+        ("<think>", (EMPTY + "<think>\nHm",), "\nHm"),
+        ("<think>\nHm", (EMPTY + "<think>\nHm, ", "so"), ", so"),
+        (EMPTY + "The", (EMPTY + "The horse",), " horse"),
+        (EMPTY + "The", (EMPTY + EMPTY + "The horse",), " horse"),
+        (EMPTY, (EMPTY, "\n", "The"), "\nThe"),
+        ("The", ("[THINK][/THINK]The horse",), " horse"),
         # It ends before all of it has been repeated: nothing is new.
         ("The horse ", ("The horse",), ""),
     ],

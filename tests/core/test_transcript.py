@@ -53,6 +53,14 @@ def test_a_completions_text_is_kept() -> None:
     assert (said.content, said.finish) == ("ab", "stop")
 
 
+def test_thoughts_behind_words_cannot_be_gone_on_with() -> None:
+    # A message has its thoughts before its words.
+    assert heard(delta(content="a"), delta(reasoning_content="b")) is None
+    said = heard(delta(content=""), delta(reasoning_content="b"), delta(content="a"), delta(reasoning_content=""))
+    assert said is not None
+    assert (said.content, said.reasoning) == ("a", "b")
+
+
 @pytest.mark.parametrize(
     "unsound",
     [

@@ -1,12 +1,14 @@
 """Secrets that are looked for everywhere afterwards: keys, prompts and completions are in no log, metric or error."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.commands import succeed
 from support.door import Door
 from support.fake import FakeLlama
 from support.front import write_settings
@@ -42,9 +44,19 @@ FAULTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def scene(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, FakeLlama, list[Reply]]]:
+def stored() -> list[str]:
+    """The keys that the store has made, once there is a scene."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def scene(
+    door: Door, tmp_path_factory: pytest.TempPathFactory, stored: list[str]
+) -> Iterator[tuple[Gateway, FakeLlama, list[Reply]]]:
     """A gateway after a mix of good and bad requests; the replies to those that were refused or failed."""
     directory = tmp_path_factory.mktemp("canary")
+    create = [sys.executable, "-m", "corral", "keys", "create", "--client", "stored", "--scope", "inference"]
+    stored[:] = [succeed(create, directory).strip()]
     settings = write_settings(directory, "retries: {attempts: 2, backoff: 10ms}\nlogs: {level: debug}\n")
     with (
         FakeLlama(api_key=UPSTREAM_KEY) as fake,
@@ -59,10 +71,10 @@ def scene(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         ) as gateway,
     ):
         gateway.until_ready()
-        yield gateway, fake, trouble(gateway, fake)
+        yield gateway, fake, trouble(gateway, fake, stored[0])
 
 
-def trouble(gateway: Gateway, fake: FakeLlama) -> list[Reply]:
+def trouble(gateway: Gateway, fake: FakeLlama, stored_key: str) -> list[Reply]:
     """Cause it, and return the replies that were errors."""
     for fields in ({"max_tokens": 8}, {"max_tokens": 60}, {"max_tokens": 60, "stream": True}):
         assert post(gateway, CHAT, chat(SCRIPT) | fields, key=CLIENT_KEY).status == 200
@@ -79,6 +91,8 @@ def trouble(gateway: Gateway, fake: FakeLlama) -> list[Reply]:
         ]
         fake.clear_faults()
         gateway.until_ready()
+    for stream in (False, True):
+        assert post(gateway, CHAT, chat(SCRIPT, max_tokens=60, stream=stream), key=stored_key).status == 200
     with begin(gateway, CHAT, chat('script:{"count": 10000}', max_tokens=10000), key=CLIENT_KEY):
         fake.until(lambda state: state["processing"] == 1)
     gateway.until_idle()
@@ -124,6 +138,31 @@ def test_no_secret_of_corral_goes_upstream(scene: tuple[Gateway, FakeLlama, list
     for request in scene[1].requests():
         told = str(request["headers"])
         assert not [key for key in (CLIENT_KEY, OPERATOR_KEY, WRONG_KEY) if key in told]
+
+
+def test_no_secret_is_in_the_store_or_in_the_journal(
+    scene: tuple[Gateway, FakeLlama, list[Reply]], stored: list[str]
+) -> None:
+    gateway = scene[0]
+    gateway.until(lambda: gateway.metric("corral_usage_lag_bytes") == 0, "taken into the store")
+    directory = gateway.directory
+    files = [file for file in directory.rglob("*") if file.is_file() and file.name != "corral.yaml"]
+    assert {"corral.db"} <= {file.name for file in files}
+    assert len(files) > 2
+    for file in files:
+        content = file.read_bytes()
+        assert [secret for secret in (*SECRETS, *stored) if secret.encode() in content] == []
+
+
+def test_no_key_of_the_store_is_told(scene: tuple[Gateway, FakeLlama, list[Reply]], stored: list[str]) -> None:
+    gateway = scene[0]
+    operator = {"authorization": f"Bearer {OPERATOR_KEY}"}
+    for path in ("/metrics", "/health", "/admin/keys", "/admin/usage?by=key", "/admin/models"):
+        told = gateway.get(path, headers=operator)
+        assert told.status_code == 200
+        assert stored[0] not in told.text
+    assert stored[0] not in gateway.output
+    assert not [request for request in scene[1].requests() if stored[0] in str(request["headers"])]
 
 
 def test_no_secret_is_in_the_list_of_processes(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:

@@ -14,6 +14,8 @@ EXPOSED = {
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-corral-limit",
 }
 
 

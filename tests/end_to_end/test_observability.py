@@ -169,7 +169,7 @@ def test_metrics_are_the_operators_when_the_request_came_from_afar(gateway: Gate
     afar = {name: "10.0.0.1"}
     assert gateway.get("/metrics").status_code == 200
     assert gateway.get("/metrics", headers=afar).status_code == 401
-    assert gateway.get("/metrics", headers=afar | CLIENT).status_code == 401
+    assert gateway.get("/metrics", headers=afar | CLIENT).status_code == 403
     assert gateway.get("/metrics", headers=afar | OPERATOR).status_code == 200
 
 

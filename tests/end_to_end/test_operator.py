@@ -164,9 +164,9 @@ def test_a_model_there_is_not_is_not_found(gateway: Gateway) -> None:
 
 
 def test_clients_may_not_operate(gateway: Gateway) -> None:
-    assert act(gateway, "one", "load", key=KEY).status_code == 401
+    assert act(gateway, "one", "load", key=KEY).status_code == 403
     assert gateway.get("/admin/models").status_code == 401
-    assert gateway.get("/admin/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 401
+    assert gateway.get("/admin/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 403
 
 
 def test_without_an_operators_key_there_is_no_such_api(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 """An answer that breaks off goes on at another replica, and its client does not notice; or it is told."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from support.fake import FakeLlama
-from support.front import Front
+from support.front import Front, Narrow
 from support.gateway import Gateway
-from support.matrix import said_to
+from support.matrix import Fault, said_to
 from support.raw_client import Reply
-from support.talk import CHAT, COMPLETIONS, DONE, chat, completion, last_error, new_id, post, record_of, text_of
+from support.talk import CHAT, COMPLETIONS, DONE, begin, chat, completion, last_error, new_id, post, record_of, text_of
 
 LOST = "upstream_connection_lost"
 # Progress of the prompt, the role, and some tokens.
@@ -109,6 +109,16 @@ def test_it_goes_on_from_wherever_it_broke_off(front: Front, after: int) -> None
     assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == told["reasoning"]
     assert "".join(delta.get("content") or "" for delta in deltas) == told["text"]
     assert record["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_repeats_itself_loses_nothing(front: Front, mode: str) -> None:
+    """What is new looks like what the replica was told, and repeats."""
+    text = "ha" + " ha" * 11
+    break_both(front)
+    reply, record = ask(front, chat(script(text=text), max_tokens=30, **MODES[mode]))
+    assert text_of(reply) == text
+    assert (record["outcome"], record["resumed"], record["completion_tokens"]) == ("ok", 2, 12)
 
 
 def test_an_answer_that_had_only_to_end_is_ended(front: Front) -> None:
@@ -218,3 +228,38 @@ def test_an_operator_can_have_it_told_at_once(reluctant: tuple[Gateway, FakeLlam
     gateway.until_ready()
     reply = post(gateway, CHAT, chat("hello", model="two", max_tokens=30))
     assert len(text_of(reply).split()) == 16
+
+
+# Clients that leave when an answer has broken off, and has not gone on yet.
+
+# What holds it up, and what shows that it does.
+HOLDUPS: dict[str, tuple[Fault, Callable[[Narrow], bool]]] = {
+    "counting": ({"kind": "silence", "path": "/tokenize"}, lambda narrow: bool(narrow.fake.requests("/tokenize"))),
+    "in the queue": ({"kind": "loading", "path": "/health"}, lambda narrow: waiting(narrow) == 1),
+    "reading": ({"kind": "head_then_silence", "skip": 1}, lambda narrow: len(narrow.fake.requests(CHAT)) == 2),
+    "backing off": (
+        {"kind": "status", "status": 503, "retry_after": "9", "skip": 1},
+        lambda narrow: [request["ended"] for request in narrow.fake.requests(CHAT)] == ["fault", "fault"],
+    ),
+}
+
+
+def waiting(narrow: Narrow) -> float:
+    return narrow.gateway.metric("corral_queue_waiters")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("phase", HOLDUPS)
+def test_a_client_that_leaves_before_its_answer_goes_on_leaves_nothing(narrow: Narrow, phase: str, mode: str) -> None:
+    gateway, fake, request_id = narrow.gateway, narrow.fake, new_id()
+    fault, held_up = HOLDUPS[phase]
+    fake.fault("fin", after=LATE, times=1)
+    fake.fault(**fault)
+    body = chat("hello", max_tokens=30, **MODES[mode])
+    with begin(gateway, CHAT, body, **{"x-request-id": request_id}):
+        gateway.until(lambda: held_up(narrow), phase)
+    record = record_of(gateway, request_id)
+    assert (record["status"], record["outcome"], record["error_code"]) == (499, "client_gone", None)
+    fake.clear_faults()
+    # The slot is free at once, and the replica trusted.
+    assert post(gateway, CHAT, body).status == 200

@@ -132,6 +132,13 @@ def test_check_shows_what_would_be_served_and_no_key(tmp_path: Path) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_check_warns_of_clients_that_no_key_has(tmp_path: Path) -> None:
+    settings = {"MODEL_UPSTREAMS": f"one={URL}", "OPENAI_API_KEYS": f"{SECRET}:nightly"}
+    done = corral(tmp_path, "check", CORRAL_QUEUE_BATCH="nightli", **settings)
+    assert done.returncode == 0
+    assert "warning: queue.batch: no key has the client nightli; did you mean nightly?\n" in done.stdout
+
+
 def test_other_machines_see_metrics_and_addresses_with_the_operators_key_only(tmp_path: Path) -> None:
     keys = {"OPENAI_API_KEY": SECRET, "OPERATOR_API_KEY": f"{SECRET}-of-the-operator"}
     clients, operators = ({"x-api-key": key} for key in keys.values())

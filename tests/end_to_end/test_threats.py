@@ -19,45 +19,12 @@ from support.talk import (
     begin,
     chat,
     completion,
-    credentials,
     error_of,
     new_id,
     post,
     record_of,
     send_raw,
 )
-
-# Who asks, by the key they give.
-ROLES: dict[str, str | None] = {
-    "nobody": None,
-    "stranger": "wrong",
-    "client": "key-of-ann",
-    "operator": "key-of-operator",
-}
-EVERYBODY = {200: set(ROLES)}
-OPERATORS = {401: {"nobody", "stranger", "client"}, 404: {"operator"}}
-# What each role gets from each route that there is; the bodies are empty objects, which clients get a 400 for.
-MATRIX: dict[tuple[str, str], dict[int, set[str]]] = {
-    ("post", CHAT): {401: {"nobody", "stranger"}, 400: {"client", "operator"}},
-    ("post", COMPLETIONS): {401: {"nobody", "stranger"}, 400: {"client", "operator"}},
-    ("post", EMBEDDINGS): {401: {"nobody", "stranger"}, 400: {"client", "operator"}},
-    ("get", "/v1/models"): {401: {"nobody", "stranger"}, 200: {"client", "operator"}},
-    ("get", "/v1/models/{model}"): {401: {"nobody", "stranger"}, 404: {"client", "operator"}},
-    ("get", "/health"): EVERYBODY,
-    ("get", "/health/live"): EVERYBODY,
-    ("get", "/admin/models"): {401: {"nobody", "stranger", "client"}, 200: {"operator"}},
-    ("get", "/admin/models/{model}"): OPERATORS,
-    ("post", "/admin/models/{model}/load"): OPERATORS,
-    ("post", "/admin/models/{model}/unload"): OPERATORS,
-    ("post", "/admin/models/{model}/restart"): OPERATORS,
-    ("post", "/admin/models/{model}/drain"): OPERATORS,
-    ("post", "/admin/models/{model}/pin"): OPERATORS,
-    ("post", "/admin/models/{model}/unpin"): OPERATORS,
-    ("post", "/admin/reload"): {401: {"nobody", "stranger", "client"}, 200: {"operator"}},
-    # On loopback and not forwarded; test_observability.py has the rest.
-    ("get", "/metrics"): EVERYBODY,
-}  # fmt: skip
-
 
 # -- 2: the Host header and the target -------------------------------------------
 
@@ -94,22 +61,7 @@ def test_row_2_no_spelling_of_a_path_gets_past_the_key(front: Front, target: str
     assert b'"owned_by"' not in reply.raw
 
 
-# -- 3, 4: every route and every role --------------------------------------------
-
-
-def test_rows_3_and_4_each_role_gets_what_the_matrix_says(front: Front) -> None:
-    document = front.gateway.get("/openapi.json").json()
-    routes = {(method, path.split(":")[0]) for path, methods in document["paths"].items() for method in methods}
-    # A route that nobody has thought about fails here.
-    assert routes == set(MATRIX)
-    for (method, path), expected in MATRIX.items():
-        for role, key in ROLES.items():
-            line = f"{method.upper()} {path.replace('{model}', 'nobody')} HTTP/1.1"
-            headers = [f"{name}: {value}" for name, value in credentials(key).items()]
-            reply = send_raw(
-                front.gateway, line, "Host: x", "Connection: close", "Content-Length: 2", *headers, body=b"{}"
-            )
-            assert role in expected.get(reply.status, set()), (method, path, role, reply.status)
+# -- 3 to 5, 15: routes that others have (test_roles.py has every route and every role) ---
 
 
 @pytest.mark.parametrize("key", ["key-of-ann", "key-of-operator"])

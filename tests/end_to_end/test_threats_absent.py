@@ -17,9 +17,7 @@ SOURCES = sorted((ROOT / "src/corral").rglob("*.py"))
 # The library, and the row that it would open.
 ABSENT = {
     "sqlite3": 1,
-    "sqlalchemy": 1,
     "psycopg": 1,
-    "asyncpg": 1,
     "jwt": 5,
     "jose": 5,
     "itsdangerous": 15,
@@ -54,6 +52,42 @@ def calls(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("library", ABSENT)
 def test_a_library_that_would_open_a_row_is_not_used(library: str) -> None:
     assert [file.name for file in SOURCES if library in {name.partition(".")[0] for name in imports(file)}] == []
+
+
+STORE = ROOT / "src/corral/store"
+SQL = {"sqlalchemy", "asyncpg", "aiosqlite"}
+RUN = ("text", "execute", "exec_driver_sql", "executemany")
+MIXED = ("format", "join", "replace")
+
+
+def test_row_1_only_the_store_speaks_sql() -> None:
+    speaking = {file for file in SOURCES if SQL & {name.partition(".")[0] for name in imports(file)}}
+    assert speaking
+    assert [file for file in speaking if not file.is_relative_to(STORE)] == []
+
+
+def test_row_1_no_sql_is_put_together_from_text() -> None:
+    """Values are parameters: what is run is written out, built by SQLAlchemy, or made of constants at import."""
+    assert [place for file in STORE.rglob("*.py") for place in mixed_sql(file)] == []
+
+
+def mixed_sql(file: Path) -> Iterator[str]:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for function in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, functions)):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and node.args and called(node) in RUN and is_mixed(node.args[0]):
+                yield f"{file.name}:{node.lineno}"
+
+
+def is_mixed(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr | ast.BinOp) or called(node) in MIXED
+
+
+def called(node: ast.AST) -> str:
+    """The last name of what is called; "" for what is no call."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
 def test_row_3_nothing_that_serves_requests_can_run_a_program() -> None:

@@ -61,7 +61,13 @@ class Writer:
             "processed": result.processed,
             "time_ms": int(timings(task)["prompt_ms"]),
         }
-        return [Event(Sort.PROGRESS, data(answer.chunk(choices, **self._timed(task), prompt_progress=progress)))]
+        events = []
+        if task.plan.repeats and task.index not in self._roles:
+            self._roles.add(task.index)
+            events.append(Event(Sort.ROLE, data(answer.chunk(choices)), joined=True))
+            choices = [{**choices[0], "delta": task.plan.repeats}]
+        told = answer.chunk(choices, **self._timed(task), prompt_progress=progress)
+        return [*events, Event(Sort.PROGRESS, data(told))]
 
     def _token(self, result: Result) -> list[Event]:
         task, answer, piece = result.task, self._answer, result.piece

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 VOCABULARY = (
@@ -30,6 +30,8 @@ class Plan:
 
     pieces: tuple[Piece, ...]
     finish: str
+    # What is repeated with the first chunk of progress, as a ``delta``.
+    repeats: Mapping[str, str] = field(default_factory=dict)
 
 
 def count_tokens(text: str) -> int:
@@ -86,7 +88,13 @@ def plan(fields: dict[str, Any], prompt: str, *, index: int, begun: Begun, token
     if limit is not None and limit <= len(pieces):
         pieces, finish = pieces[:limit], "length"
     cut = cut_at_stop(pieces, finish, stops(fields))
-    return Plan(repeated(cut.pieces, begun), cut.finish) if begun.echo and begun.text else cut
+    if not (begun.echo and begun.text):
+        return cut
+    told = {"reasoning_content": begun.reasoning, "content": begun.content}
+    repeats = {key: text for key, text in told.items() if text}
+    if fields.get("return_progress"):
+        return replace(cut, pieces=cut.pieces or (Piece("", {}),), repeats=repeats)
+    return Plan(repeated(cut.pieces, repeats), cut.finish)
 
 
 def rest_of(pieces: list[Piece], begun: str) -> list[Piece]:
@@ -97,11 +105,10 @@ def rest_of(pieces: list[Piece], begun: str) -> list[Piece]:
     return pieces
 
 
-def repeated(pieces: tuple[Piece, ...], begun: Begun) -> tuple[Piece, ...]:
+def repeated(pieces: tuple[Piece, ...], repeats: Mapping[str, str]) -> tuple[Piece, ...]:
     """The first piece repeats what was begun (llama.cpp, ``echo``: seen with the real one)."""
     first, *rest = pieces or (Piece("", {}),)
-    told = {"reasoning_content": begun.reasoning, "content": begun.content}
-    delta = {key: text + first.delta.get(key, "") for key, text in told.items() if text or key in first.delta}
+    delta = {key: text + first.delta.get(key, "") for key, text in repeats.items()}
     return (Piece(first.text, first.delta | delta), *rest)
 
 

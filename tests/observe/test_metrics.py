@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from corral.core.call import Endpoint
 from corral.core.lifecycle import State, Transition
+from corral.core.limits import Limit
 from corral.core.record import Outcome, Record
 from corral.core.usage import Usage
 from corral.observe.labels import LIMIT
@@ -96,6 +97,15 @@ def test_tokens_are_counted_by_kind() -> None:
     }
     assert kinds == {"prompt": 60, "cached": 20, "completion": 42}
     assert value(metrics, "corral_estimated_usage_total") == 0
+
+
+def test_what_limits_refuse_is_counted_apart_from_what_they_would() -> None:
+    metrics = Metrics()
+    metrics.limited(Limit.TOKENS, False)
+    metrics.limited(Limit.IN_FLIGHT, True)
+    metrics.limited(Limit.IN_FLIGHT, True)
+    assert value(metrics, "corral_limited_total", limit="tokens") == value(metrics, "corral_limited_total") == 1
+    assert value(metrics, "corral_limit_shadowed_total", limit="in_flight") == 2
 
 
 def test_what_was_foreseen_of_the_cache_is_counted_beside_what_was_there() -> None:
@@ -245,6 +255,8 @@ def test_every_metric_and_its_labels_are_documented_and_nothing_else_is() -> Non
     metrics.retry("llama", "model_loading")
     metrics.transition(Transition("llama-0", "llama", State.LOADING, State.READY, "", 1.7e9))
     metrics.late(0.0)
+    metrics.limited(Limit.TOKENS, False)
+    metrics.limited(Limit.TOKENS, True)
     estimated = served()
     estimated.usage = Usage(estimated=True)
     estimated.foreseen_tokens = 0

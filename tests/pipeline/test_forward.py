@@ -13,7 +13,14 @@ import pytest
 from corral.config import RequestSettings, RetrySettings, RouteTimeouts, TimeoutSettings
 from corral.core.breaker import FAILURES
 from corral.core.call import Call, Endpoint
-from corral.core.errors import CorralError, InvalidRequest, UpstreamFailed, UpstreamRefused, UpstreamTimeout
+from corral.core.errors import (
+    ConnectionLost,
+    CorralError,
+    InvalidRequest,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from corral.core.fairness import Account, cost_of
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS
@@ -256,6 +263,65 @@ async def test_an_answer_that_was_gone_on_with_is_charged_as_often_as_it_was_mad
 
 
 @on_both_loops
+async def test_tokens_that_could_be_counted_later_are_no_estimate(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=2)
+    fake.fault("status", path="/tokenize", status=500, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+    assert error is None
+    assert (len(record.resumed), record.usage.completion_tokens, record.usage.estimated) == (2, 8, False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@on_both_loops
+async def test_an_answer_went_on_when_an_attempt_has_added_to_it(fake: FakeLlama, stream: bool) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=503, skip=1, times=1)
+    fake.fault("error_event", after=6, skip=2, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat(stream=stream))
+    assert error is None
+    assert (record.attempts, record.usage.completion_tokens) == (4, 8)
+    assert record.resumed == ("upstream_connection_lost", "upstream_failed")
+
+
+@on_both_loops
+async def test_an_answer_whose_rest_is_refused_has_not_gone_on(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=400, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat(stream=True))
+    assert isinstance(error, ConnectionLost)
+    assert (record.attempts, record.resumed) == (2, ())
+
+
+@on_both_loops
+async def test_an_answer_that_nobody_has_seen_begins_anew_when_its_rest_is_refused(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=5, times=1)
+    fake.fault("status", status=400, times=1, skip=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+        assert error is None
+        broken = made.reply()["choices"]
+        made.client = AsgiClient()
+        await made.forward(chat())
+        assert broken == made.reply()["choices"]
+    assert record.resumed == ()
+    assert (record.attempts, record.usage.completion_tokens, record.usage.estimated) == (3, 8, False)
+
+
+@on_both_loops
+async def test_an_answer_whose_rest_is_always_refused_is_given_up(fake: FakeLlama) -> None:
+    for turn in range(20):
+        fake.fault("truncate", after=5, times=1, skip=2 * turn)
+        fake.fault("status", status=400, times=1, skip=2 * turn + 1)
+    async with bench(fake) as made:
+        record, error = await made.forward(chat())
+    assert isinstance(error, ConnectionLost)
+    assert record.attempts <= 2 * RetrySettings().attempts
+
+
+@on_both_loops
 async def test_failures_of_the_replicas_own_making_open_its_breaker(fake: FakeLlama) -> None:
     fake.fault("status", status=500)
     async with bench(fake) as made:
@@ -302,6 +368,16 @@ async def test_what_a_part_needs_more_is_what_the_call_needed(fake: FakeLlama) -
         record, error = await made.forward(prompts("one", "two", "three", "four"))
     assert error is None
     assert record.attempts == 2
+
+
+@on_both_loops
+async def test_what_went_on_of_a_part_went_on_of_the_call(fake: FakeLlama) -> None:
+    fake.fault("truncate", after=3, times=1)
+    async with bench(fake) as made:
+        record, error = await made.forward(prompts("one two three", "four five six", "seven"))
+        assert error is None
+        assert [choice["text"] for choice in made.reply()["choices"]] == ["one two three", "four five six", "seven"]
+    assert record.resumed == ("upstream_connection_lost",)
 
 
 @on_both_loops

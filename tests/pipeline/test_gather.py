@@ -132,6 +132,12 @@ def test_choices_come_in_the_order_of_their_index() -> None:
     assert [(each["index"], each["message"]["content"]) for each in reply["choices"]] == [(0, "a"), (1, "b"), (2, "c")]
 
 
+def test_progress_that_a_client_has_asked_for_is_no_part_of_the_reply() -> None:
+    progress = {"choices": [delta()], "prompt_progress": {"total": 7, "cache": 2}}
+    reply = chat(b"data: " + json.dumps(progress).encode() + b"\n\n", chunk(delta(content="a")))
+    assert reply == chat(chunk(delta(content="a")))
+
+
 def test_a_choice_that_says_nothing_is_an_empty_message() -> None:
     (choice,) = chat(chunk(delta(finish_reason="stop")))["choices"]
     assert choice == {"finish_reason": "stop", "index": 0, "message": {"role": "assistant", "content": ""}}

@@ -244,6 +244,14 @@ def test_a_clients_mistake_within_the_stream_is_the_clients() -> None:
     assert isinstance(reader.failure, ContextLengthExceeded)
 
 
+@pytest.mark.parametrize("said", [{"content": "Well, "}, {"reasoning_content": "Hm"}])
+def test_what_is_repeated_of_a_message_with_the_progress_is_kept(said: dict[str, str]) -> None:
+    """As llama-server does for a client with ``echo`` (xllamacpp 2026.10)."""
+    told = {"choices": [{"finish_reason": None, "index": 0, "delta": said}], "id": "x", "model": "smol"}
+    _, passed = read(chat(), event(**told, prompt_progress={"total": 7, "cache": 2}) + delta("a"))
+    assert passed == [event(**told), delta("a")]
+
+
 def test_an_error_that_is_null_is_none() -> None:
     harmless = event(choices=[], id="x", model="smol", error=None)
     reader, passed = read(chat(), harmless + delta("a"))
@@ -264,6 +272,9 @@ def test_an_error_that_is_null_is_none() -> None:
         b'data: {"usage":{}}\n\n',
         b'data: {"prompt_progress":5}\n\n',
         b'data: {"prompt_progress":{"total":5}}\n\n',
+        b'data: {"prompt_progress":{"total":null,"cache":0}}\n\n',
+        b'data: {"prompt_progress":{"total":5,"cache":"none"}}\n\n',
+        b'data: {"usage":{"completion_tokens":0.5},"choices":[]}\n\n',
         b'data: {"error":}\n\n',
         b"<html>\n\n",
     ],

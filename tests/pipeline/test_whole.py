@@ -78,7 +78,11 @@ def test_several_choices_without_logprobs_are_estimated() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"nonsense", b"[]", b"5", b"{}", b'{"usage":5}', b'{"usage":{}}', b'{"usage":null}', b"\xff"]
+    "bad",
+    [
+        *(b"", b"nonsense", b"[]", b"5", b"{}", b'{"usage":5}', b'{"usage":{}}', b'{"usage":null}', b"\xff"),
+        *(b'{"usage":{"prompt_tokens":null}}', b'{"usage":{"prompt_tokens":1,"completion_tokens":"2"}}'),
+    ],
 )
 def test_what_is_no_reply_is_a_bad_reply(bad: bytes) -> None:
     with pytest.raises(BadReply, match="malformed"):

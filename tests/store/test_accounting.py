@@ -5,7 +5,7 @@ from pathlib import Path
 
 from corral.config import Config, StoreSettings, UsageSettings
 from corral.store.accounting import Accounting
-from corral.store.database import open_engine
+from corral.store.opened import Store
 from support.books import read_exchanges, store_of
 from support.journals import finish, journal_in, record_of
 from support.run import async_test
@@ -32,18 +32,18 @@ def leave_a_journal(directory: Path, count: int) -> int:
 @async_test
 async def test_what_was_spent_counts_what_a_killed_corral_has_left(tmp_path: Path) -> None:
     tokens = leave_a_journal(tmp_path, 20)
-    engine = open_engine(store_of(tmp_path / "corral.db"))
-    books = Accounting(config_in(tmp_path), engine)
+    store = Store(store_of(tmp_path / "corral.db"))
+    books = Accounting(config_in(tmp_path), store)
     async with books.running():
-        assert await books.spent() == {"client:ann": (tokens, tokens)}
-    assert len(await read_exchanges(engine)) == 20
-    await engine.dispose()
+        assert await books.spent(time.time()) == {"client:ann": (tokens, tokens)}
+    assert len(await read_exchanges(store.engine)) == 20
+    await store.close()
 
 
 @async_test
 async def test_what_is_written_until_the_end_is_in_the_store_then(tmp_path: Path) -> None:
-    engine = open_engine(store_of(tmp_path / "corral.db"))
-    books = Accounting(config_in(tmp_path), engine)
+    store = Store(store_of(tmp_path / "corral.db"))
+    books = Accounting(config_in(tmp_path), store)
     async with books.running():
         await books.ingester.caught_up.wait()
         for number in range(5):
@@ -51,6 +51,6 @@ async def test_what_is_written_until_the_end_is_in_the_store_then(tmp_path: Path
             record.opened_unix_s = time.time()
             books.journal.seal(record)
             books.journal.close(record)
-    assert [row["outcome"] for row in await read_exchanges(engine)] == ["ok"] * 5
+    assert [row["outcome"] for row in await read_exchanges(store.engine)] == ["ok"] * 5
     assert list((tmp_path / "journal").iterdir()) == []
-    await engine.dispose()
+    await store.close()

@@ -142,7 +142,14 @@ def test_a_key_is_told_when_it_was_used_last(place: Path | str, tmp_path: Path) 
         async with engine.begin() as connection:
             for key_id, used in (("k1", None), ("k2", NOON + 99), ("k3", None)):
                 values = {"id": key_id, "digest": key_id.encode(), "prefix": "", "client": "ann", "name": ""}
-                rest = {"grants": "{}", "priority": "default", "weight": 1.0, "created": 0.0, "last_used": used}
+                rest = {
+                    "grants": "{}",
+                    "priority": "default",
+                    "weight": 1.0,
+                    "created": 0.0,
+                    "last_used": used,
+                    "version": 1,
+                }
                 await connection.execute(api_key.insert().values(values | rest))
         await take(engine, tmp_path, [ended(n, NOON + n, key_id=key) for n, key in enumerate(("k1", "k2", "k1"))])
         async with engine.connect() as connection:

@@ -37,6 +37,7 @@ class Gateway:
         self, directory: Path, *arguments: str, door: Door = Door.LANE, check_idle: bool = True, **settings: str
     ) -> None:
         self.port = free_port()
+        self.directory = directory
         self.url = f"http://127.0.0.1:{self.port}"
         self._check_idle = check_idle
         self._lines: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corral.core.errors import NotReady
+from corral.core.footprint import Footprint
 from corral.core.lifecycle import Phase, State
 from corral.upstream.supervisor import START_FAILURES
 from support.children import alive, fake_engine
@@ -42,6 +43,27 @@ async def test_a_call_loads_its_model_and_those_that_wait_share_the_load(tmp_pat
 async def test_a_preloaded_model_is_loaded_at_the_start(tmp_path: Path) -> None:
     async with running(tmp_path, {**A, "preload": True}) as corral:
         await corral.until_phase("a", Phase.LOADED)
+
+
+@pytest.mark.parametrize("fleet", [{"memory_bytes": FOR_ONE}, {}])
+@async_test
+async def test_nothing_goes_for_a_model_that_is_preloaded(tmp_path: Path, fleet: dict[str, Any]) -> None:
+    apart = {} if fleet else {"group": "g"}
+    preloaded = ({**model, "preload": True, **apart} for model in (A, B))
+    async with running(tmp_path, *preloaded, **fleet) as corral:
+        await corral.until_phase("a", Phase.LOADED)
+        await corral.loader.until(lambda: not corral.model("b").wanted)
+        assert (corral.model("b").phase, corral.model("a").departures) == (Phase.UNLOADED, {})
+        # Who asks for it has it loaded all the same.
+        await corral.use("b")
+
+
+@async_test
+async def test_a_model_that_is_preloaded_keeps_nobody_waiting(tmp_path: Path) -> None:
+    preloaded = [{**model, "preload": True} for model in ({**A, "extra_args": SLOW}, B)]
+    async with running(tmp_path, *preloaded, {**C, "memory_bytes": MIB}, memory_bytes=FOR_ONE) as corral:
+        await corral.until_phase("a", Phase.LOADING)
+        await corral.use("c")
 
 
 @async_test
@@ -412,6 +434,21 @@ async def test_where_memory_does_not_allow_it_a_restart_begins_after_the_old_pro
 
 
 @async_test
+async def test_a_process_that_was_replaced_takes_its_memory_until_it_is_gone(tmp_path: Path) -> None:
+    stubborn = {**A, "extra_args": ("--ignore-term",)}
+    async with running(tmp_path, stubborn, B, memory_bytes=2 * LARGE + 5 * MIB) as corral:
+        await corral.use("a")
+        old = corral.pid("a")
+        corral.loader.replace(corral.model("a"))
+        await corral.loader.until(lambda: corral.model("a").children[0].replica.name == "a/1")
+        waiter = await corral.waiting("b")
+        await corral.until_phase("b", Phase.LOADING)
+        assert not alive(old)
+        with await waiter:
+            assert corral.model("a").phase is Phase.LOADED
+
+
+@async_test
 async def test_a_restart_that_fails_leaves_what_runs(tmp_path: Path) -> None:
     async with running(tmp_path, A) as corral:
         await corral.use("a")
@@ -464,7 +501,7 @@ async def test_at_the_end_nothing_is_left(tmp_path: Path) -> None:
 async def test_once_it_has_run_its_real_memory_counts_instead_of_the_estimate(tmp_path: Path) -> None:
     async with running(tmp_path, {"name": "a"}, {"name": "b"}, memory_bytes=FOR_ONE) as corral:
         for name in "ab":
-            corral.model(name).estimated_bytes = LARGE
+            corral.model(name).children[0].footprint = Footprint(LARGE)
         await corral.use("a")
         await corral.use("b")
         assert corral.model("a").phase is Phase.UNLOADED

@@ -4,13 +4,16 @@ import asyncio
 import os
 import random
 import signal
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from corral.core.errors import NotReady
+from corral.core.footprint import Footprint
 from corral.core.lifecycle import Departure, Phase
+from corral.upstream.child import Child
 from support.children import alive
 from support.fleets import MIB, Running, running
 from support.run import async_test
@@ -98,12 +101,26 @@ class Storm:
             await asyncio.sleep(0.01)
 
 
+def sized(make: Callable[[Container[str]], Sequence[Child]], size: int) -> Callable[[Container[str]], Sequence[Child]]:
+    """Makes children that are expected to take so much memory."""
+
+    def make_sized(taken: Container[str]) -> Sequence[Child]:
+        made = make(taken)
+        for child in made:
+            child.footprint = Footprint(size)
+        return made
+
+    return make_sized
+
+
 async def limit_memory(corral: Running) -> int:
     """Leave room for two models, by what one of them is seen to take; the budget in bytes."""
     await corral.use("a")
     one = corral.model("a").taken_bytes()
     for model in corral.loader.models.values():
-        model.estimated_bytes = one
+        model.make = sized(model.make, one)
+        for child in model.children:
+            child.footprint = Footprint(one)
     room = int(ROOM * one)
     corral.loader.settings = corral.loader.settings.model_copy(update={"memory_bytes": room})
     return room

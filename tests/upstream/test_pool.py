@@ -173,6 +173,16 @@ async def test_the_largest_ready_replica_says_what_one_call_can_take() -> None:
     assert (pool.slots, pool.ready) == (0, False)
 
 
+@in_virtual_time
+async def test_the_largest_slot_says_how_long_a_prompt_can_be_as_soon_as_all_are_known() -> None:
+    pool = pool_of(replica_of(1, context=1024), replica_of(1, context=4096))
+    assert pool.largest_context() == 4096
+    pool.change([*pool.replicas, replica_of(1)])
+    assert pool.largest_context() is None
+    pool.change([])
+    assert pool.largest_context() is None
+
+
 # The queue.
 
 

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 from corral.core.breaker import FAILURES, PAUSE_S
 from corral.core.lifecycle import State
+from corral.upstream.alarm import EARLY_S
 from corral.upstream.pool import Pool
 from corral.upstream.replica import Lease, Replica
-from support.pools import demand_of, leasing, pool_of, replica_of, settle
+from support.pools import demand_of, leasing, pool_of, replica_of
 from support.virtual_time import advance, in_virtual_time
 
 
@@ -59,12 +60,15 @@ async def test_a_replica_whose_calls_fail_is_left_alone_and_tried_by_one_call_af
     # Better to wait for the one that works.
     waiters = [await leasing(pool) for _ in range(2)]
     assert pool.waiting == 2
-    await advance(PAUSE_S)
-    pool.dispatch()
-    await settle()
+    await advance(PAUSE_S + EARLY_S)
     trial = await waiters[0]
     assert (trial.replica, trial.trial, waiters[1].done()) == (bad, True, False)
-    end(trial)
+    # Whoever waits tries again when the next pause is over, with nothing else to tell them.
+    end(trial, failed=True)
+    await advance(2 * PAUSE_S + EARLY_S)
+    end(await waiters[1])
+    waiters = [await leasing(pool) for _ in range(2)]
+    assert (await waiters[0]).replica is bad
     with await waiters[1] as healed:
         assert healed.replica is bad
     end(lease)

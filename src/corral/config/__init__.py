@@ -1,10 +1,11 @@
 """The settings, frozen, from corral.yaml, .env, the environment and flags."""
 
+from corral.config.clients import unknown_clients
 from corral.config.describe import Setting, settings_table
 from corral.config.files import Files
 from corral.config.keys import ApiKey, key_digest
 from corral.config.launch import Launch, launch_plan
-from corral.config.load import load
+from corral.config.load import load, load_store
 from corral.config.model_settings import ModelSettings, RemoteSettings
 from corral.config.schema import settings_schema
 from corral.config.settings import (
@@ -50,6 +51,8 @@ __all__ = [
     "key_digest",
     "launch_plan",
     "load",
+    "load_store",
     "settings_schema",
     "settings_table",
+    "unknown_clients",
 ]

@@ -3,7 +3,7 @@
 from corral.config.describe import by_path
 from corral.config.settings import Config
 
-# The listener, the log and the store are set up once.
+# The listener, the log, the store and the way to Valkey are set up once.
 FIXED = ("server", "logs", "store", "usage", "valkey")
 
 

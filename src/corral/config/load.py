@@ -29,6 +29,7 @@ from corral.config.problems import FLAG, Given, Layer, Problems, did_you_mean
 from corral.config.report import report
 from corral.config.safety import check_exposure
 from corral.config.settings import Config
+from corral.config.tenancy_settings import StoreSettings
 from corral.config.yaml_file import read_yaml
 from corral.core.errors import ConfigError
 
@@ -72,6 +73,20 @@ def load(
     if problems.lines:
         raise ConfigError(problems.lines)
     return config
+
+
+def load_store(file: Path | None = None) -> StoreSettings:
+    """Where keys and usage are kept; for commands that need no other settings, which may not be fit to serve.
+
+    Raises ``ConfigError``.
+    """
+    problems = Problems()
+    layer = _merged(file, os.environ, None, {}, problems, {})
+    store = {path: given for path, given in layer.items() if path.startswith("store.")}
+    settings = _build(store, (), Config().models, False, problems).store
+    if problems.lines:
+        raise ConfigError(problems.lines)
+    return settings
 
 
 def _merged(

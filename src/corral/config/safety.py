@@ -99,7 +99,7 @@ def check_exposure(config: Config, host: Given, keys: Sequence[FoundKey], proble
     """
     if is_loopback(config.server.host):
         return
-    if not keys and not config.auth.allow_anonymous:
+    if not keys and not config.auth.allow_anonymous and not config.store.used:
         problems.add(
             host,
             f"other machines can reach {config.server.host} and no key is set",

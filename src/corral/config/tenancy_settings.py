@@ -59,6 +59,11 @@ class StoreSettings(Section, frozen=True):
     )
 
     @property
+    def where(self) -> str:
+        """Which store, for people; nothing of the URL, which holds a password."""
+        return str(self.file) if self.url is None else "PostgreSQL"
+
+    @property
     def used(self) -> bool:
         """There is a store: a PostgreSQL is set, or the file exists."""
         return self.url is not None or self.file.exists()

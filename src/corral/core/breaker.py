@@ -56,20 +56,25 @@ class Breaker:
         self._trial = True
         return True
 
-    def ended(self, now: float, *, failed: bool | None, trial: bool) -> None:
-        """A call has ended there; ``failed`` is None when it does not say how the replica is (its client left)."""
+    def ended(self, now: float, *, failed: bool | None, trial: bool) -> float | None:
+        """A call has ended there; ``failed`` is None when it does not say how the replica is (its client left).
+
+        The seconds for which it is left alone from now on, if a pause begins.
+        """
         if trial:
             self._trial = False
         if failed is False and self._failures:
             self.reset()
         elif failed and (trial or self._failures < FAILURES):
             # The calls that ran when it opened say nothing new when they fail too.
-            self._open_further(now, trial=trial)
+            return self._open_further(now, trial=trial)
+        return None
 
-    def _open_further(self, now: float, *, trial: bool) -> None:
+    def _open_further(self, now: float, *, trial: bool) -> float | None:
         self._failures += 1
         if self._failures < FAILURES:
-            return
+            return None
         if trial:
             self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
         self._until = now + self._pause_s
+        return self._pause_s

@@ -48,6 +48,8 @@ class Call:
     n: int = 1
     inputs: int = 1
     max_tokens: int = 0
+    # Else it is the operator's default.
+    max_tokens_given: bool = True
     tools: bool = False
     logprobs: bool = False
 

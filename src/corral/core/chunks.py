@@ -35,12 +35,13 @@ class UsageSum:
         self._completion = 0
 
     def add(self, usage: dict[str, Any]) -> None:
-        """Take in one report, OpenAI's ``usage`` object."""
-        self.reports += 1
-        self._prompt += usage.get("prompt_tokens", 0)
+        """Take in one report, OpenAI's ``usage`` object; raises TypeError where it tells no counts."""
         details = usage.get("prompt_tokens_details") or {}
-        self._cached += details.get("cached_tokens", 0)
-        self._completion += usage.get("completion_tokens", 0)
+        told = Usage(usage.get("prompt_tokens", 0), details.get("cached_tokens", 0), usage.get("completion_tokens", 0))
+        self.reports += 1
+        self._prompt += told.prompt_tokens
+        self._cached += told.cached_tokens
+        self._completion += told.completion_tokens
 
     def total(self) -> Usage:
         """The usage of the whole call."""

@@ -9,14 +9,19 @@
     │   ├── InvalidRequest           400
     │   ├── ContextLengthExceeded    400
     │   ├── Unauthorized             401
+    │   ├── Forbidden                403  the key is good, and does not open this
+    │   ├── ModelForbidden           403
     │   ├── NotFound                 404  no such route
     │   ├── ModelNotFound            404
+    │   ├── KeyNotFound              404
     │   ├── MethodNotAllowed         405
     │   ├── HeadTimeout              408
     │   ├── BodyTimeout              408
     │   ├── BodyTooLarge             413
     │   ├── UnsupportedMediaType     415
     │   ├── RateLimited              429
+    │   │   ├── TokensLimited
+    │   │   └── QuotaExhausted           waiting does not help
     │   ├── HeadTooLarge             431
     │   ├── UpstreamRefused          4xx  llama-server's own refusal, normalised
     │   └── Unsupported              501  the model cannot do this
@@ -26,6 +31,7 @@
     │   ├── NotReady                 no replica can serve the model now
     │   ├── TooManyConnections       of clients, to all of Corral
     │   ├── StoreUnavailable         the database of keys and usage does not answer
+    │   ├── LimitsUnavailable        what several Corrals count together cannot be counted
     │   └── ShuttingDown
     └── UpstreamError            502: an attempt at a replica failed
         ├── ConnectFailed            nothing was sent
@@ -111,6 +117,16 @@ class Unauthorized(RequestError):
     code = "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    status = 403
+    code = "permission_denied"
+
+
+class ModelForbidden(RequestError):
+    status = 403
+    code = "model_not_allowed"
+
+
 class NotFound(RequestError):
     status = 404
     code = "unknown_url"
@@ -119,6 +135,11 @@ class NotFound(RequestError):
 class ModelNotFound(RequestError):
     status = 404
     code = "model_not_found"
+
+
+class KeyNotFound(RequestError):
+    status = 404
+    code = "key_not_found"
 
 
 class MethodNotAllowed(RequestError):
@@ -152,17 +173,34 @@ class UnsupportedMediaType(RequestError):
 
 
 class RateLimited(RequestError):
-    """``headers`` are the ``x-ratelimit-*`` headers of the answer."""
+    """``headers`` are the ``x-ratelimit-*`` headers of the answer; ``vain``: the same request is refused again."""
 
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        vain: bool = False,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.headers = headers
+        self.vain = vain
+
+
+class TokensLimited(RateLimited):
+    type = "tokens"
+
+
+class QuotaExhausted(RateLimited):
+    """OpenAI's word for what is used up for long."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class UpstreamRefused(RequestError):
@@ -205,6 +243,10 @@ class TooManyConnections(Unavailable):
 
 class StoreUnavailable(Unavailable):
     code = "store_unavailable"
+
+
+class LimitsUnavailable(Unavailable):
+    code = "limits_unavailable"
 
 
 class ShuttingDown(Unavailable):

@@ -28,6 +28,10 @@ OUTPUT_WEIGHT = 2.0
 FIRST_COST = 256.0
 # The weight of the newest task in the mean cost of a client's.
 COST_SMOOTHING = 0.2
+# What a client was served so long ago is nothing to those who wait now: their patience began much later.
+FORGET_S = 3600.0
+# From so many accounts of a class on it is looked whose are that old, and again whenever there are twice as many.
+SWEEP_ACCOUNTS = 100
 
 T = TypeVar("T")
 
@@ -65,7 +69,7 @@ class Place(Generic[T]):
 class Band(Generic[T]):
     """The accounts of one class. Written by its queue."""
 
-    __slots__ = ("accounts", "start", "waiting")
+    __slots__ = ("_sweep_at", "accounts", "start", "waiting")
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account[T]] = {}
@@ -73,6 +77,7 @@ class Band(Generic[T]):
         self.waiting: dict[str, Account[T]] = {}
         # What the one that was served furthest had got when its call started; where newcomers begin.
         self.start = 0.0
+        self._sweep_at = SWEEP_ACCOUNTS
 
     def by_turn(self) -> list[Account[T]]:
         return sorted(self.waiting.values(), key=_turn)
@@ -81,12 +86,20 @@ class Band(Generic[T]):
         """What a client that comes back begins with, so that it has saved up nothing by being away."""
         return min((self.start, *(account.served for account in self.waiting.values())))
 
+    def forget(self, before: float) -> None:
+        """Forget clients of which nobody waits and nothing was started since then."""
+        if len(self.accounts) < self._sweep_at:
+            return
+        self.accounts = {
+            client: account
+            for client, account in self.accounts.items()
+            if account.waiting or account.started_at >= before
+        }
+        self._sweep_at = max(SWEEP_ACCOUNTS, 2 * len(self.accounts))
+
 
 class FairQueue(Generic[T]):
-    """Those who wait, and what the clients have been served. One writer: the pool.
-
-    Clients come from the configuration, so that their number is bounded.
-    """
+    """Those who wait, and what the clients have been served. One writer: the pool."""
 
     def __init__(self) -> None:
         self._bands: tuple[Band[T], ...] = tuple(Band() for _ in Priority)
@@ -171,6 +184,7 @@ class FairQueue(Generic[T]):
         charged = account.task_cost * tasks / account.weight
         account.served += charged
         account.started_at = now
+        band.forget(now - FORGET_S)
         return charged
 
     def settle(self, account: Account[T], charged: float, tasks: int, usage: Usage) -> None:

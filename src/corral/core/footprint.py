@@ -23,6 +23,15 @@ VALUE_TYPE_ARGUMENTS = frozenset({"-ctv", "--cache-type-v"})
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one llama-server will take."""
+
+    bytes: int
+    # The operator says so: that counts, and what the system tells does not.
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Anatomy:
     """What a model's files tell of its size; ``kv_heads`` and the lengths are None where they do not."""
 
@@ -37,10 +46,13 @@ class Anatomy:
 def estimate_bytes(anatomy: Anatomy, ctx: int | None, extra_args: Sequence[str], margin_bytes: int) -> int:
     """What one llama-server will take; without its measures only the weights and the margin.
 
-    ``ctx`` of 0 or None is the model's own. As llama-server does, the last of
+    A context of 0, or a ``ctx`` of None, is the model's own. As llama-server does, the last of
     repeated arguments counts, and ``extra_args`` come after ``ctx``.
     """
-    context = _whole(_last(extra_args, CONTEXT_ARGUMENTS)) or ctx or anatomy.context or 0
+    said = _last(extra_args, CONTEXT_ARGUMENTS)
+    if said is not None and said.isdecimal():
+        ctx = int(said)
+    context = ctx or anatomy.context or 0
     return anatomy.weights_bytes + kv_bytes(anatomy, context, extra_args) + margin_bytes
 
 
@@ -65,7 +77,3 @@ def _last(arguments: Sequence[str], names: frozenset[str]) -> str | None:
         if name in names:
             found = value if equals else (arguments[at + 1] if at + 1 < len(arguments) else None)
     return found
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text is not None and text.isdecimal() else 0

@@ -1,5 +1,6 @@
 """Where an answer goes on: makes the stream of another replica the rest of the one that broke off."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,9 @@ import orjson
 from corral.core import sse
 from corral.core.transcript import Said
 from corral.core.usage import Usage
+
+# At the start of a text: "<think>\n\n</think>\n\n", as most models write it; some have "[THINK]" or "<seed:think>".
+EMPTY_THOUGHTS = re.compile(r"\A\s*(?:[<\[][^<>\[\]]{0,9}think[^<>\[\]]{0,9}[>\]]\s*){2}", re.IGNORECASE)
 
 
 class Joint:
@@ -19,7 +23,7 @@ class Joint:
     """
 
     def __init__(self, said: Said, told: Said, tokens: int, prompt: Usage) -> None:
-        """``told``: what the replica was given of the answer, and repeats; ``tokens``: how many those of ``said`` are.
+        """``told``: what comes once more of the answer; ``tokens``: how many those of ``said`` are.
 
         ``prompt``: what is known of the first prompt, its tokens and how many of them were cached.
         """
@@ -30,12 +34,12 @@ class Joint:
         self._identity = said.identity
         self._tokens = tokens
         self._prompt = prompt
-        # Thoughts end where words begin; a template may add a line end to those that it repeats.
+        # Thoughts that are told end where words begin: a template may add a line end to those that it repeats.
         self._thinks = not told.content
         self._splitter = sse.Splitter()
         self._seams = {
             "content": Seam(told.content),
-            "text": Seam(""),
+            "text": Seam(told.content),
             "reasoning_content": Seam(told.reasoning),
         }
 
@@ -61,14 +65,14 @@ class Joint:
         if chunk is None or "error" in chunk:
             return chunk is not None
         self.alive = True
-        if progress := chunk.get("prompt_progress"):
+        if progress := chunk.pop("prompt_progress", None):
+            # With the first of these comes what is repeated.
             self.usage = Usage(progress["total"], progress["cache"], estimated=True)
-            return False
         chunk |= {key: value for key, value in self._identity.items() if key in chunk}
         if isinstance(chunk.get("usage"), dict):
             chunk["usage"] = self._whole_usage(chunk["usage"])
             return True
-        return any(self._has_more(choice) for choice in chunk["choices"]) or not chunk["choices"]
+        return any(self._has_more(choice) for choice in chunk["choices"]) or not (chunk["choices"] or progress)
 
     def _has_more(self, choice: dict[str, Any]) -> bool:
         """Take out of a choice what was said already; False when nothing is left."""
@@ -81,6 +85,7 @@ class Joint:
                 holder[key] = new
             else:
                 del holder[key]
+        self._thinks = self._thinks or bool(holder.get("content"))
         more = bool(choice["finish_reason"]) or bool(choice.get("text") if holder is choice else holder)
         if more and not choice["finish_reason"]:
             self.usage += Usage(completion_tokens=1)
@@ -104,7 +109,8 @@ class Seam:
     """Finds where a text that begins with what was told becomes new. One writer: its joint.
 
     Some chat templates cut the blanks off a message: the answer then goes on
-    behind what is left of it.
+    behind what is left of it. Where thoughts come as words, llama-server
+    repeats empty ones before a message that was given without.
     """
 
     def __init__(self, told: str) -> None:
@@ -116,21 +122,25 @@ class Seam:
         """What is new in ``text``, which comes next."""
         if self._came is None:
             return text
-        came = self._came = self._came + text
-        told, bare, start = self._told, self._told.strip(), came.lstrip()
-        if came.startswith(told):
-            new = came[len(told) :]
-        elif told.startswith(came) or bare.startswith(start):
-            # Still on its way.
-            return ""
-        elif bare and start.startswith(bare):
-            new = start[len(bare) :]
-            new = new.lstrip() if told[-1].isspace() else new
-        else:
-            # It does not repeat it at all.
-            new = came
-        self._came = None
+        came = self._came + text
+        found = (_behind(self._told, each) for each in (EMPTY_THOUGHTS.sub("", came), came))
+        # If there is none, it does not repeat it at all.
+        new = next((each for each in found if each is not None), came)
+        self._came = None if new else came
         return new
+
+
+def _behind(told: str, came: str) -> str | None:
+    """What has come behind the text that was told: nothing while that is still on its way; None if it is another."""
+    bare, start = told.strip(), came.lstrip()
+    if came.startswith(told):
+        return came[len(told) :]
+    if told.startswith(came) or bare.startswith(start):
+        return ""
+    if bare and start.startswith(bare):
+        new = start[len(bare) :]
+        return new.lstrip() if told[-1].isspace() else new
+    return None
 
 
 def _texts(holder: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,63 +1,140 @@
-"""The limit on requests: an exact sliding window."""
+"""How much may be asked for: which limits hold for a client at a model, and how each of them stands."""
 
-from bisect import bisect_left
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from corral.core.principal import UNSAID, Principal, Quota
+
+# When a request that ends may make room at any moment, nobody knows when: a client asks again after so long.
+HINT_S = 1.0
+# A reservation that is larger than its limit is not admitted however long one waits.
+NEVER_S = float("inf")
+
+
+class Limit(Enum):
+    """The limits; the value is the name in settings, messages and metrics."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    IN_FLIGHT = "in_flight"
+    TOKENS_DAY = "tokens_day"
+    TOKENS_MONTH = "tokens_month"
+    MAX_TOKENS = "max_tokens"
+    MAX_CONTEXT = "max_context"
+
+    # A member is one object; Enum's own hash is written in Python.
+    __hash__ = object.__hash__
+
+    @property
+    def weighs(self) -> bool:
+        """It counts tokens, not requests."""
+        return self in (Limit.TOKENS, Limit.TOKENS_DAY, Limit.TOKENS_MONTH)
+
+
+# Those that something is taken from and given back to. The others only look at the request.
+COUNTED = (Limit.REQUESTS, Limit.TOKENS, Limit.IN_FLIGHT, Limit.TOKENS_DAY, Limit.TOKENS_MONTH)
+BUDGETS = (Limit.TOKENS_DAY, Limit.TOKENS_MONTH)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What the window said to one request, and how it stands after that.
+class Scope:
+    """What is counted together: all requests of an account, or those for one model; ``model`` is "" for all."""
 
-    ``reset_s``: until nothing of the limit is used any more. ``retry_after_s``:
-    until the next request is admitted; None when this one was. ``stamp`` names
-    what was taken, for ``give_back``; None when nothing was.
+    model: str
+    # The limits in force with their values, in COUNTED's order. A value of 0 (a share of a small limit) admits nothing.
+    counted: tuple[tuple[Limit, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits of one client at one model."""
+
+    client: str
+    account: str
+    scopes: tuple[Scope, ...] = ()
+    window_s: float = 60.0
+    # 0 is no limit.
+    max_tokens: int = 0
+    max_context: int = 0
+    # Those that only report.
+    shadow: frozenset[Limit] = frozenset()
+    # They are a share, and the whole will be there again.
+    divided: bool = False
+
+    @property
+    def weigh(self) -> bool:
+        """A request has to be measured in tokens before they can say yes."""
+        counted = any(limit.weighs for scope in self.scopes for limit, _ in scope.counted)
+        return counted or bool(self.max_tokens or self.max_context)
+
+    @property
+    def settle(self) -> bool:
+        """What they take has to be settled also when all went well."""
+        return any(limit is not Limit.REQUESTS for scope in self.scopes for limit, _ in scope.counted)
+
+    @property
+    def least_tokens(self) -> int | None:
+        """The smallest limit on tokens: what asks for more at once is never admitted."""
+        values = [value for scope in self.scopes for limit, value in scope.counted if limit.weighs]
+        return min(values, default=None)
+
+
+class Standing(NamedTuple):
+    """How one limit stands after it was asked; ``model`` is "" where it counts all models together.
+
+    ``reset_s``: until nothing of it is used any more. ``wait_s``: None when it
+    admitted the request, else until it is worth asking again, or NEVER_S.
     """
 
-    admitted: bool
-    limit: int
-    remaining: int
+    limit: Limit
+    model: str
+    value: int
+    left: int
     reset_s: float
-    retry_after_s: float | None = None
-    stamp: float | None = None
+    wait_s: float | None = None
 
 
-class SlidingWindow:
-    """At most ``limit`` requests in any half-open span of ``window_s`` seconds. One writer: itself.
+def rules_for(
+    principal: Principal, model: str, default: Quota, window_s: float = 60.0, shadow: frozenset[Limit] = frozenset()
+) -> Rules:
+    """What holds for the client at this model: what its key says, or the default; and what it says of the model."""
+    own = _first_said((principal.quota, default))
+    here = _first_said(quota for pattern, quota in principal.model_quotas if fnmatchcase(model, pattern))
+    scopes = (Scope("", _counted(own)), Scope(model, _counted(here)))
+    return Rules(
+        principal.client,
+        principal.account,
+        tuple(scope for scope in scopes if scope.counted),
+        window_s=window_s,
+        max_tokens=_stricter(own.max_tokens, here.max_tokens),
+        max_context=_stricter(own.max_context, here.max_context),
+        shadow=shadow,
+    )
 
-    Exact where a counter per fixed window lets twice the limit through at its
-    boundary; the price is one number for each admitted request, so memory is
-    bounded by ``limit``. Time comes in as ``now``, seconds of any one clock.
-    Should that clock step back, time stands still here until it has caught up.
-    """
 
-    def __init__(self, limit: int, window_s: float) -> None:
-        if limit < 1 or window_s <= 0:
-            raise ValueError(f"a window needs a limit and a length above 0, not {limit} and {window_s}")
-        self._limit = limit
-        self._window_s = window_s
-        # When each admitted request leaves the window, in order. One sum decides
-        # on leaving and on retry_after_s, so that the two cannot differ by a rounding.
-        self._leaving: deque[float] = deque()
-        self._latest = float("-inf")
+def divided(rules: Rules, by: int) -> Rules:
+    """A share of what is counted, where ``by`` Corrals cannot count together; rounded down, to nothing if need be."""
+    scopes = (
+        replace(scope, counted=tuple((limit, value // by) for limit, value in scope.counted)) for scope in rules.scopes
+    )
+    return replace(rules, scopes=tuple(scopes), divided=True)
 
-    def try_take(self, now: float) -> Decision:
-        """Admit one request if the window holds fewer than the limit; a refused one consumes nothing."""
-        now = self._forget_until(now)
-        if len(self._leaving) >= self._limit:
-            return Decision(False, self._limit, 0, self._leaving[-1] - now, retry_after_s=self._leaving[0] - now)
-        stamp = now + self._window_s
-        self._leaving.append(stamp)
-        return Decision(True, self._limit, self._limit - len(self._leaving), self._window_s, stamp=stamp)
 
-    def give_back(self, stamp: float) -> None:
-        """Undo an admission, once; nothing happens when it has left the window already."""
-        place = bisect_left(self._leaving, stamp)
-        if place < len(self._leaving) and self._leaving[place] == stamp:
-            del self._leaving[place]
+def _first_said(quotas: Iterable[Quota]) -> Quota:
+    """Field by field, what the first says that says anything."""
+    result = UNSAID
+    for quota in quotas:
+        unsaid = {limit.value: getattr(quota, limit.value) for limit in Limit if getattr(result, limit.value) is None}
+        result = replace(result, **unsaid)
+    return result
 
-    def _forget_until(self, now: float) -> float:
-        self._latest = now = max(now, self._latest)
-        while self._leaving and self._leaving[0] <= now:
-            self._leaving.popleft()
-        return now
+
+def _counted(quota: Quota) -> tuple[tuple[Limit, int], ...]:
+    return tuple((limit, value) for limit in COUNTED if (value := getattr(quota, limit.value)))
+
+
+def _stricter(one: int | None, other: int | None) -> int:
+    return min((value for value in (one, other) if value), default=0)

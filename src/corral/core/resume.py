@@ -16,6 +16,8 @@ from corral.core.transcript import Said
 # Without effect on the text, or sound to begin anew, is everything but: a grammar, which would start at its root; the
 # probabilities of tokens, which belong to chunks; and what a client itself wants to have repeated.
 UNSOUND = ("grammar", "json_schema", "logprobs", "n_probs", "echo")
+# What they are when they are not asked for; a schema without a word stands for any JSON.
+UNASKED = (None, False, 0, "")
 # Of response formats, those that leave the text alone.
 FREE_FORMATS = (None, "text")
 
@@ -23,7 +25,11 @@ FREE_FORMATS = (None, "text")
 def can_go_on(call: Call) -> bool:
     """Whether the text of this call can be continued; what has been said of it may still stand against that."""
     fields = call.fields
-    if call.endpoint is Endpoint.EMBEDDINGS or call.tasks != 1 or any(fields.get(name) for name in UNSOUND):
+    if (
+        call.endpoint is Endpoint.EMBEDDINGS
+        or call.tasks != 1
+        or any(fields.get(name) not in UNASKED for name in UNSOUND)
+    ):
         return False
     if call.endpoint is Endpoint.COMPLETIONS:
         return True
@@ -41,6 +47,7 @@ def going_on(call: Call, said: Said) -> Call | None:
         return call
     if not can_go_on(call):
         return None
+    said = replace(said, content=said.content.removesuffix(_begun_token(call, said)))
     fields = _continued_chat(call.fields, said) if call.endpoint is Endpoint.CHAT else _continued(call.fields, said)
     return None if fields is None else replace(call, fields={**call.fields, **fields})
 
@@ -50,12 +57,22 @@ def limited(call: Call, tokens: int) -> Call:
     return replace(call, max_tokens=tokens, fields={**call.fields, "max_tokens": tokens})
 
 
-def told_text(call: Call) -> Said:
-    """Of a call that goes on: the beginning of the answer that the replica is given, and repeats."""
+def told_text(call: Call, said: Said) -> Said:
+    """Of a call that goes on: the beginning of the answer that comes once more, as the replica is given it or not."""
+    again = _begun_token(call, said)
     if call.endpoint is not Endpoint.CHAT:
-        return Said()
+        return Said(again)
     last = call.fields["messages"][-1]
-    return Said(last.get("content") or "", last.get("reasoning_content") or "")
+    return Said((last.get("content") or "") + again, last.get("reasoning_content") or "")
+
+
+def _begun_token(call: Call, said: Said) -> str:
+    """Blanks that a token begins with whose rest was held back, as it may be the beginning of a stop text.
+
+    Most tokens begin with a blank, and few models go on well behind one.
+    """
+    bare = said.content.rstrip(" ")
+    return said.content[len(bare) :] if bare and call.fields.get("stop") else ""
 
 
 def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | None:
@@ -64,10 +81,11 @@ def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | N
     if messages and messages[-1]["role"] == "assistant":
         # The client has begun the answer itself.
         message = messages.pop()
-        begun = message.get("content") or ""
-        if not isinstance(begun, str) or "tool_calls" in message or (begun and said.content.startswith(begun)):
-            # In the last case: older llama-servers repeat it, newer ones do not.
+        if not _can_be_added_to(message, said):
             return None
+    elif fields.get("continue_final_message") or fields.get("add_generation_prompt") is False:
+        # Another's message was to be continued, or none to be begun.
+        return None
     content = (message.get("content") or "") + said.content
     reasoning = (message.get("reasoning_content") or "") + said.reasoning
     told = {"reasoning_content": reasoning} if reasoning else {}
@@ -79,6 +97,14 @@ def _continued_chat(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | N
         "add_generation_prompt": False,
         "echo": True,
     }
+
+
+def _can_be_added_to(begun: Mapping[str, Any], said: Said) -> bool:
+    words, thoughts = begun.get("content") or "", begun.get("reasoning_content") or ""
+    if not isinstance(words, str) or "tool_calls" in begun or (words and said.reasoning):
+        return False
+    # Older llama-servers repeat what was begun, newer ones do not, and which of them it was cannot be told.
+    return not ((words and said.content.startswith(words)) or (thoughts and said.reasoning.startswith(thoughts)))
 
 
 def _continued(fields: Mapping[str, Any], said: Said) -> dict[str, Any] | None:

@@ -127,6 +127,8 @@ class Transcript:
             raise ValueError("which of them the next ones add to cannot be told")
         key = texts[0] if texts else "content"
         text = (delta.get(key) or "") + more
+        if text and key != "content" and any(self._content):
+            raise ValueError("a message has its thoughts before its words")
         self._size += len(text)
         (self._content if key == "content" else self._reasoning).append(text)
         self._finish = piece["finish_reason"] or self._finish

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from corral.core.call import Endpoint
 from corral.core.lifecycle import Transition
+from corral.core.limits import Limit
 from corral.core.record import Record
 from corral.observe import event_loop
 from corral.observe.footprint import footprint
@@ -111,6 +112,10 @@ class Metrics(Collector):
         self._attempts = Count("corral_upstream_attempts_total", "Attempts at replicas.", ("model",))
         self._retries = Count("corral_retries_total", "Attempts that were repeated.", ("model", "reason"))
         self._resumed = Count("corral_resumed_total", "Answers that went on elsewhere.", ("model", "reason"))
+        self._limited = Count("corral_limited_total", "Requests that a limit refused.", ("limit",))
+        self._shadowed = Count(
+            "corral_limit_shadowed_total", "Requests that a limit which only reports would have refused.", ("limit",)
+        )
         self._transitions = Count(
             "corral_replica_transitions_total", "Changes into a state.", ("model", "replica", "state")
         )
@@ -133,6 +138,7 @@ class Metrics(Collector):
         self._facts = (
             *(self._requests, self._tokens, self._estimated, self._prefixes),
             *(self._attempts, self._retries, self._resumed, self._transitions),
+            *(self._limited, self._shadowed),
         )
         self._times = (self._duration, self._queue_wait, self._first_token, self._inter_token, self._lag)
         self._model, self._client, self._replica = Bounded(), Bounded(), Bounded()
@@ -167,6 +173,10 @@ class Metrics(Collector):
     def retry(self, model: str, reason: str) -> None:
         """Count an attempt that is going to be repeated; ``reason`` is the code of the error it ended in."""
         self._retries.add((self._model(model), self._reason(reason)))
+
+    def limited(self, limit: Limit, shadow: bool) -> None:
+        """Count that a limit has refused a request, or would have if it did not only report."""
+        (self._shadowed if shadow else self._limited).add((limit.value,))
 
     def late(self, lag_s: float) -> None:
         """Count that the event loop was late by so much, or by nothing."""

@@ -43,6 +43,12 @@ class Instrument(Enum):
     MEMORY_BUDGET = ("corral_memory_budget_bytes", "Memory that all started models may take together.", ())
     MODEL_LOADS = ("corral_model_loads_total", "How often a model was loaded.", ("model",))
     MODEL_UNLOADS = ("corral_model_unloads_total", "How often a model was unloaded.", ("model", "reason"))
+    VALKEY = ("corral_valkey_connected", "1 while limits can be counted in Valkey, else 0.", ())
+    SETTLEMENTS_LOST = (
+        "corral_limit_settlements_lost_total",
+        "What requests have used that could not be told to Valkey.",
+        (),
+    )
     TASKS = ("corral_event_loop_tasks", "Tasks of the event loop now, the scrape's own included.", ())
     LOG_LINES_LOST = ("corral_log_lines_lost_total", "Log lines that could not be written.", ())
     USAGE_LAG = ("corral_usage_lag_bytes", "Bytes of the journal that the store has not taken yet.", ())

@@ -45,7 +45,8 @@ def chat_call(request: ChatRequest, body: Mapping[str, Any], policy: Policy) -> 
     tools = choose_tools(request, fields)
     _ensure_logprobs(request, tools=bool(request.tools))
     _mend(request, fields)
-    max_tokens = token_limit((request.n_predict, request.max_completion_tokens, request.max_tokens), policy)
+    given = token_limit((request.n_predict, request.max_completion_tokens, request.max_tokens))
+    max_tokens = policy.default_max_tokens if given is None else given
     fields["max_tokens"] = max_tokens
     return Call(
         endpoint=Endpoint.CHAT,
@@ -56,6 +57,7 @@ def chat_call(request: ChatRequest, body: Mapping[str, Any], policy: Policy) -> 
         include_progress=bool(request.return_progress),
         n=request.n or 1,
         max_tokens=max_tokens,
+        max_tokens_given=given is not None,
         tools=tools,
         logprobs=bool(request.logprobs or request.n_probs),
     )
@@ -67,9 +69,17 @@ def everyday_call(request: EverydayChatRequest, body: Mapping[str, Any], policy:
     ensure_local(request.messages, policy)
     fields = own_fields_out(body)
     fields["messages"] = [_mended(message) for message in fields["messages"]]
-    max_tokens = token_limit((request.max_completion_tokens, request.max_tokens), policy)
+    given = token_limit((request.max_completion_tokens, request.max_tokens))
+    max_tokens = policy.default_max_tokens if given is None else given
     fields["max_tokens"] = max_tokens
-    return Call(Endpoint.CHAT, request.model or "", fields, bool(request.stream), max_tokens=max_tokens)
+    return Call(
+        Endpoint.CHAT,
+        request.model or "",
+        fields,
+        bool(request.stream),
+        max_tokens=max_tokens,
+        max_tokens_given=given is not None,
+    )
 
 
 def _ensure_text_only(body: Mapping[str, Any]) -> None:

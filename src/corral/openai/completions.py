@@ -27,7 +27,8 @@ def completion_call(request: CompletionRequest, body: Mapping[str, Any], policy:
     inputs = count_inputs(request.prompt, "prompt", policy)
     fields = fields_of(body, policy)
     _mend(request, fields)
-    max_tokens = token_limit((request.n_predict, request.max_tokens), policy)
+    given = token_limit((request.n_predict, request.max_tokens))
+    max_tokens = policy.default_max_tokens if given is None else given
     fields["max_tokens"] = max_tokens
     return Call(
         endpoint=Endpoint.COMPLETIONS,
@@ -39,6 +40,7 @@ def completion_call(request: CompletionRequest, body: Mapping[str, Any], policy:
         n=request.n or 1,
         inputs=inputs,
         max_tokens=max_tokens,
+        max_tokens_given=given is not None,
         logprobs=request.logprobs is not None or bool(request.n_probs),
     )
 

@@ -40,5 +40,7 @@ def error_headers(error: CorralError) -> Headers:
 
 
 def _retry_is_vain(error: CorralError) -> bool:
-    """OpenAI's clients repeat every status from 500 on; these would fail again, after the same time."""
+    """OpenAI's clients repeat 429 and every status from 500 on; these would fail again."""
+    if isinstance(error, RateLimited):
+        return error.vain
     return isinstance(error, Unsupported) or (isinstance(error, UpstreamTimeout) and error.phase == "total")

@@ -105,12 +105,9 @@ def refuse_unsupported(body: Mapping[str, Any], reasons: Mapping[str, str]) -> N
             raise InvalidRequest(f"'{key}' is not supported: {reason}", param=key, code=UNSUPPORTED)
 
 
-def token_limit(limits: Iterable[int | None], policy: Policy) -> int:
-    """The first limit given, else the operator's default; -1 is how users of llama-server write "none"."""
-    for limit in limits:
-        if limit is not None and limit >= 0:
-            return limit
-    return policy.default_max_tokens
+def token_limit(limits: Iterable[int | None]) -> int | None:
+    """The first limit given; -1 is how users of llama-server write "none"."""
+    return next((limit for limit in limits if limit is not None and limit >= 0), None)
 
 
 def _refuse(key: str, value: object, policy: Policy) -> None:

@@ -18,17 +18,19 @@ from corral.core.errors import (
     UpstreamTimeout,
 )
 from corral.core.headers import request_id
+from corral.core.principal import Scope
 from corral.core.record import Outcome, Record
 from corral.openai.errors import error_body, error_event, error_headers
 from corral.openai.parse import Policy, parse
 from corral.pipeline.answer import Answer, ClientGone, Headers, Inbound
 from corral.pipeline.attempt import refuse_unknown_tools
-from corral.pipeline.authenticate import Keyring
+from corral.pipeline.authenticate import Keyring, ensure_scope
 from corral.pipeline.comments import Comments
 from corral.pipeline.forward import JSON_HEADERS, Forwarder
 from corral.pipeline.ledger import Ledger
 from corral.pipeline.limiter import Limiter
 from corral.upstream.fleet import Fleet
+from corral.upstream.pool import Pool
 
 log = logging.getLogger("corral")
 
@@ -89,6 +91,7 @@ class Exchange:
         principal = self.keyring.authenticate(inbound.headers)
         record.client = principal.client
         record.key_id = principal.key_id
+        ensure_scope(principal, Scope.INFERENCE)
         record.priority = principal.priority
         _ensure_json(inbound.headers)
         body = await inbound.body(self.server.body_bytes, self.server.body_timeout_s)
@@ -96,17 +99,28 @@ class Exchange:
         call = parse(endpoint, body, self.policy_of)
         record.stream = call.stream
         pool = self.fleet.pool(call.model)
+        if principal.models:
+            self.fleet.ensure_allowed(principal, pool, call.model)
         record.model = pool.name
         if call.tools:
             refuse_unknown_tools([replica.facts for replica in pool.replicas])
-        with self.limiter.admit(principal) as reservation:
-            answer.headers.extend(reservation.headers())
+        context_of = partial(self._largest_context, pool)
+        with await self.limiter.admit(principal, call, pool.name, record, context_of) as reservation:
+            call = reservation.call
+            answer.headers.extend(reservation.headers)
             if not call.stream:
                 await self.forwarder.forward(call, principal, pool, answer, record)
                 return
             told = partial(pool.told_wait, call) if call.include_progress else None
             with Comments(answer, self.server.comment_interval_s, told):
                 await self.forwarder.forward(call, principal, pool, answer, record)
+
+    def _largest_context(self, pool: Pool) -> int | None:
+        """The tokens that fit into the largest slot that may serve; None where one is not known."""
+        contexts = [pool.largest_context()]
+        if (other := self.forwarder.fallback(pool)) is not None:
+            contexts.append(other.largest_context())
+        return None if None in contexts else max(context or 0 for context in contexts)
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:

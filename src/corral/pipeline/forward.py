@@ -72,7 +72,7 @@ class Forwarder:
             await self._forward(demand, pool, answer, record)
         except (Unavailable, UpstreamError):
             other = self.fallback(pool)
-            if other is None or answer.started:
+            if other is None or answer.started or not demand.principal.may_ask(other.name):
                 raise
             record.model = other.name
             answer.headers.append((FALLBACK_HEADER, other.name.encode()))
@@ -166,6 +166,9 @@ def _part(demand: Demand, part: range) -> Demand:
 def _sum_up(parts: list[Record], record: Record) -> None:
     """What the parts of a call have noted: the first of their first marks, the last of the last."""
     record.attempts = max((part.attempts for part in parts), default=0)
+    # Each has begun with what stands here already.
+    before = len(record.resumed)
+    record.resumed += tuple(reason for part in parts for reason in part.resumed[before:])
     record.replica, record.route_reason = next(
         ((part.replica, part.route_reason) for part in reversed(parts) if part.replica), ("", "")
     )

@@ -68,7 +68,8 @@ class Gathering:
         chunk = orjson.loads(data)
         for each in chunk.pop("choices"):
             self._choices.setdefault(each["index"], Choice(each["index"])).add(each)
-        chunk.pop("usage", None)
+        for own in ("usage", "prompt_progress"):
+            chunk.pop(own, None)
         # `created` changes from second to second within one stream; a whole reply has the time of its end.
         self._shared.update(chunk)
 

@@ -82,6 +82,13 @@ class Strand:
             return self.usage
         return Usage() if self._joint is None else self._joint.usage
 
+    @property
+    def went_on(self) -> bool:
+        """The last attempt was to go on, and has added to what was said."""
+        if self._said is None:
+            return False
+        return self._reader.done or (self._joint is not None and self._joint.usage.completion_tokens > 0)
+
     def break_off(self) -> bool:
         """The attempt has failed; True when the next one can go on where it ended."""
         said = self._transcript.said() if self._transcript is not None and self.events else None
@@ -98,7 +105,8 @@ class Strand:
         said = self._said or Said()
         # An event is a token at least; those that spell one character come as one.
         tokens = max(self._text_events(said), counted or 0)
-        self._guessed = self._guessed or (counted is None and bool(said.text))
+        # What was counted is all of the text; that it could not be counted before matters no more.
+        self._guessed = counted is None and bool(said.text)
         self._reader.go_on()
         left = self._first.max_tokens - tokens
         if said.finish is not None or (left <= 0 and said.text):
@@ -106,7 +114,7 @@ class Strand:
             return False
         told = Said()
         if said.text:
-            self.call, told = limited(self.call, left), told_text(self.call)
+            self.call, told = limited(self.call, left), told_text(self.call, said)
         self._joint = Joint(said, told, tokens, self._reader.prompt)
         return True
 

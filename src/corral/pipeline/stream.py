@@ -179,10 +179,14 @@ class StreamReader:
         return event if old == new else event.replace(old, new, 1)
 
     def _take_progress(self, event: bytes, data: bytes, passed: list[bytes]) -> None:
-        progress = orjson.loads(data)["prompt_progress"]
+        chunk = orjson.loads(data)
+        progress = chunk.pop("prompt_progress")
         self.prompt = Usage(prompt_tokens=progress["total"], cached_tokens=progress["cache"])
         if self._call.include_progress:
             passed.append(self._renamed(event, data))
+        elif any(map(_has_text, chunk.get("choices", ()))):
+            # With the first of them llama-server repeats a message that it continues, if it is to.
+            self._pass(*_event(chunk), passed)
 
     def _take_usage(self, chunk: dict[str, Any], passed: list[bytes]) -> None:
         """The usage chunk of a chat, or the finish chunk of a completion, which carries the usage itself."""
@@ -209,6 +213,11 @@ class StreamReader:
         if self._finish is not None:
             passed.append(self._finish)
             self._finish = None
+
+
+def _has_text(choice: dict[str, Any]) -> bool:
+    holder = choice.get("delta") or choice
+    return any(holder.get(key) for key in ("content", "reasoning_content", "text"))
 
 
 def _without_usage(chunk: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Trying:
     record: Record
     strand: Strand | None = None
     _tried: list[Replica] = field(default_factory=list)
-    # Why the next attempt goes on with an answer instead of beginning it.
+    # What broke the answer off that the next attempt goes on with, instead of beginning it.
     _resuming: UpstreamError | None = None
 
     async def until_answered(self, attempt: Attempt[T]) -> T:
@@ -66,10 +66,13 @@ class Trying:
             try:
                 return await self._once(attempt)
             except RequestError as error:
-                if self._resuming is not None:
+                failure = self._resuming
+                if failure is None or tries is None:
+                    raise
+                pause_s = self._pause_anew_s(failure, tries)
+                if pause_s is None:
                     # It is no fault of the client's that the rest of its answer cannot be had.
-                    raise self._resuming from error
-                raise
+                    raise failure from error
             except UpstreamError as error:
                 tries = tries or Tries(self.persistence.retries)
                 pause_s = self._pause_s(error, tries)
@@ -109,19 +112,30 @@ class Trying:
 
     def _pause_s(self, error: UpstreamError, tries: Tries) -> float | None:
         """How long to wait before the next attempt; None when there is to be none."""
-        strand, now, retries = self.strand, self.persistence.clock(), self.persistence.retries
-        elsewhere = any(replica.ready for replica in self.pool.replicas if replica not in self._tried)
-        jitter = self.persistence.jitter()
-        if strand is not None and retries.resumes and strand.break_off():
+        strand = self.strand
+        went_on = strand is not None and strand.went_on
+        if strand is None or not self.persistence.retries.resumes or not strand.break_off():
+            return self._pause_anew_s(error, tries)
+        if self._resuming is None or went_on:
             self._resuming = error
-            return tries.resume_s(error, now, jitter, strand.events, elsewhere=elsewhere)
+        now, jitter = self.persistence.clock(), self.persistence.jitter()
+        return tries.resume_s(error, now, jitter, strand.events, elsewhere=self._elsewhere())
+
+    def _pause_anew_s(self, error: UpstreamError, tries: Tries) -> float | None:
+        """The same where the next attempt cannot go on with what has come."""
+        strand, now = self.strand, self.persistence.clock()
         if strand is not None:
             if self.demand.call.stream and strand.events:
                 return None
             strand.begin()
         self._resuming = None
         # The time in the queue before the first is not the replicas' fault.
-        return tries.retry_s(error, self.record.leased_at or now, now, jitter, elsewhere=elsewhere)
+        began = self.record.leased_at or now
+        return tries.retry_s(error, began, now, self.persistence.jitter(), elsewhere=self._elsewhere())
+
+    def _elsewhere(self) -> bool:
+        """A replica that has not been tried is ready."""
+        return any(replica.ready for replica in self.pool.replicas if replica not in self._tried)
 
     def _note(self, lease: Lease) -> float:
         """An attempt begins; when that is."""
@@ -131,7 +145,6 @@ class Trying:
         record.route_reason = lease.reason
         record.slots = lease.tasks
         if self._resuming is not None:
-            record.resumed += (self._resuming.code or "",)
             return now
         record.token_events = 0
         record.first_byte_at = None
@@ -146,6 +159,8 @@ class Trying:
         lease.usage = record.usage if self.strand is None else self.strand.attempt_usage
         if self._resuming is not None:
             # The marks are those of the attempt that began it.
+            if self.strand is not None and self.strand.went_on:
+                record.resumed += (self._resuming.code or "",)
             return
         if record.first_byte_at is not None:
             lease.prefill_s = record.first_byte_at - leased_at

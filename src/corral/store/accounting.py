@@ -5,15 +5,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from corral.config import Config
-from corral.core.errors import StoreUnavailable
 from corral.core.price import Price
 from corral.core.usage_report import Question, UsageSum
 from corral.store.ingest import STOP_S, Ingester
 from corral.store.journal import Journal
+from corral.store.opened import Store
 from corral.store.taker import Child
 from corral.store.usage import spent, usage_of
 
@@ -21,10 +18,10 @@ from corral.store.usage import spent, usage_of
 class Accounting:
     """Journal and ingester of one Corral. Writer of none of their state; ``running`` owns their task and process."""
 
-    def __init__(self, config: Config, engine: AsyncEngine) -> None:
-        """``engine``: of the store; who has opened it disposes of it."""
+    def __init__(self, config: Config, store: Store) -> None:
+        """Who has opened the store closes it."""
         usage = config.usage
-        self.engine = engine
+        self._store = store
         self.journal = Journal(usage.journal_dir, usage.journal_bytes, time.monotonic)
         self._child = Child(config.store)
         self.ingester = Ingester(self._child, self.journal, usage, prices_of(config))
@@ -50,18 +47,15 @@ class Accounting:
 
     async def usage_of(self, question: Question) -> list[UsageSum]:
         """Past usage, as far as the store has it; raises StoreUnavailable when it cannot be asked."""
-        try:
-            return await usage_of(self.engine, question)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            raise StoreUnavailable("the store of usage does not answer; try again later") from error
+        return await usage_of(self._store.engine, question)
 
-    async def spent(self) -> dict[str, tuple[int, int]]:
-        """Tokens of each account today and this month (UTC), of Corrals that were killed too.
+    async def spent(self, now: float) -> dict[str, tuple[int, int]]:
+        """Tokens of each account in the day and month (UTC) of a time, with what a Corral before has left behind.
 
-        Waits until what these have left is in the store, however long that takes.
+        Raises StoreUnavailable.
         """
         await self.ingester.caught_up.wait()
-        return await spent(self.engine, time.time())
+        return await spent(self._store.engine, now)
 
     def change(self, config: Config) -> None:
         """Go by other prices from now on."""

@@ -1,29 +1,29 @@
 """The database of keys and usage: SQLite in a file, or PostgreSQL."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from corral.config import StoreSettings
+from corral.core.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # How long a writer waits for another one of SQLite's; what takes longer is an error, and tried again.
 BUSY_S = 5.0
+# What a database that is away, locked or full makes its drivers raise; asyncpg's own pass while it connects.
+FAILURES = (SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 # A database that does not answer is away.
 CONNECT_S = 5.0
 COMMAND_S = 30.0
-
-
-def has_store(settings: StoreSettings) -> bool:
-    """Whether there is a store to use: a PostgreSQL is set, or the file exists."""
-    return settings.url is not None or settings.file.exists()
 
 
 def open_engine(settings: StoreSettings) -> AsyncEngine:
@@ -46,13 +46,33 @@ def database_url(settings: StoreSettings) -> URL:
 
 
 @asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for queries; raises StoreUnavailable when the database fails."""
+    with _translated():
+        async with engine.connect() as connection:
+            yield connection
+
+
+@asynccontextmanager
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction that writes, committed when the block ends well; for reading, ``engine.connect()`` does."""
-    async with engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            # Two that began with reading could not both go on to write.
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield connection
+    """A transaction that writes, committed when the block ends well; raises StoreUnavailable when that fails."""
+    with _translated():
+        async with engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                # Two that began with reading could not both go on to write.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """A database's errors can hold its address, and belong into no answer."""
+    try:
+        yield
+    except FAILURES as error:
+        raise StoreUnavailable(
+            f"the store does not work ({type(error).__name__}); try again", retry_after_s=1.0
+        ) from error
 
 
 async def migrate(engine: AsyncEngine) -> None:

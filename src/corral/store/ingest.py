@@ -67,8 +67,6 @@ class Ingester:
         self.settings = settings
         # Exchanges that it has had written.
         self.rows = 0
-        # All that was there at the start is in the store.
-        self.caught_up = asyncio.Event()
         self._takes = takes
         self._journal = journal
         self._clock = clock
@@ -78,6 +76,8 @@ class Ingester:
         self._adopt_at = 0.0
         self._forget_at = 0.0
         self._stopping = asyncio.Event()
+        # All that was in the journals when Corral began is in the store.
+        self.caught_up = asyncio.Event()
 
     async def run(self) -> None:
         """Until ``stop``, which waits for the last piece."""

@@ -13,12 +13,15 @@ api_key = sa.Table(
     sa.Column("client", sa.String(64), nullable=False, index=True),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("grants", sa.Text, nullable=False),
-    sa.Column("priority", sa.String(16), nullable=False),
-    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("priority", sa.String(16)),
+    sa.Column("weight", sa.Float),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float),
     sa.Column("last_used", sa.Float),
     sa.Column("revoked", sa.Float),
+    sa.Column("old_digest", sa.LargeBinary(32)),
+    sa.Column("old_until", sa.Float),
+    sa.Column("version", sa.BigInteger, nullable=False, index=True),
 )
 
 keyring = sa.Table(

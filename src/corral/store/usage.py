@@ -5,6 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from corral.core.principal import account_of
 from corral.core.usage_report import Every, HourSum, Question, Report, UsageSum, period_start
+from corral.store.database import reading
 from corral.store.usage_tables import usage_hour
 
 # Hours that are added up before other tasks have their turn.
@@ -15,7 +16,7 @@ async def usage_of(engine: AsyncEngine, question: Question) -> list[UsageSum]:
     """The sums that answer a question; hours count whole that begin in its time."""
     asked = sa.select(usage_hour).where(*_conditions(question))
     report = Report(question)
-    async with engine.connect() as connection:
+    async with reading(engine) as connection:
         hours = await connection.stream(asked)
         async for part in hours.partitions(ROWS_AT_ONCE):
             report.add(HourSum(*row) for row in part)
@@ -30,7 +31,7 @@ async def spent(engine: AsyncEngine, now: float) -> dict[str, tuple[int, int]]:
     whose = (usage_hour.c.client, usage_hour.c.key_id)
     asked = sa.select(*whose, today, sa.func.sum(tokens)).where(usage_hour.c.hour >= month).group_by(*whose)
     totals: dict[str, tuple[int, int]] = {}
-    async with engine.connect() as connection:
+    async with reading(engine) as connection:
         for client, key_id, of_day, of_month in await connection.execute(asked):
             account = account_of(client, key_id)
             before = totals.get(account, (0, 0))

@@ -7,6 +7,7 @@ from itertools import count
 from corral.config import Config, ModelSettings
 from corral.core.balance import Balance
 from corral.core.errors import ModelNotFound
+from corral.upstream.child import Child
 from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
 from corral.upstream.local import LocalModel
@@ -45,7 +46,6 @@ class Changes:
     loader: Loader
     watches: Watches
     maker: Maker
-    old: Config
     new: Config
 
     def apply(self) -> Changed:
@@ -78,7 +78,9 @@ class Changes:
         )
 
     def _add(self, model: ModelSettings) -> Entry:
-        entry = self.maker.entry(model)
+        # Processes of a model of this name may still be there, and write their logs.
+        taken = frozenset().union(*(local.names for local in self.loader.models.values()))
+        entry = self.maker.entry(model, taken)
         begin(entry, self.loader, self.watches)
         return entry
 
@@ -110,30 +112,39 @@ class Changes:
         return self._change_local(local, entry.settings, model) or changed
 
     def _change_remotes(self, now: Sequence[Replica], model: ModelSettings) -> tuple[Replica, ...]:
-        """The replicas that are named now; those that were named before are the same ones."""
-        before = {(replica.address, replica.key, replica.weight): replica for replica in now}
+        """The replicas that are named now; those at an address that was named before are the same ones."""
+        before = list(now)
         replicas: list[Replica] = []
         for made in self.maker.remote_replicas(model):
-            same = before.pop((made.address, made.key, made.weight), None)
+            same = next((each for each in before if each.address == made.address), None)
             if same is None:
                 _name_apart(made, (*now, *replicas))
                 self.watches.begin(made)
+            else:
+                # It has calls that run, and knows of them.
+                before.remove(same)
+                same.go_by(made.key, made.weight)
             replicas.append(same or made)
-        for gone in before.values():
+        for gone in before:
             gone.drain()
             self.watches.end(gone)
         return tuple(replicas)
 
     def _change_local(self, local: LocalModel, before: ModelSettings, model: ModelSettings) -> bool:
-        local.residency = self.maker.residency(model)
         if before.pinned is not model.pinned:
             local.pinned = model.pinned
-        local.estimated_bytes = self.maker.estimated_bytes(model)
-        local.told_bytes = model.memory_bytes is not None
         local.make = self.maker.children_of(model)
-        same = EngineSpec.of(before, self.old.llama) == EngineSpec.of(model, self.new.llama)
-        if same and before.replicas == model.replicas:
-            self.loader.adjust(local)
+        self.loader.adjust(local, self.maker.residency(model))
+        spec = EngineSpec.of(model, self.new.llama)
+        for child in local.processes:
+            if child.spec == spec:
+                child.footprint = self.maker.footprint(model)
+        wanted = [spec] * model.replicas
+        # Compared with what runs, or is to: a change that failed before is tried again.
+        if _specs(local.incoming or local.children) == wanted:
+            return False
+        if _specs(local.children) == wanted:
+            self.loader.keep(local)
             return False
         self.loader.replace(local)
         return True
@@ -150,6 +161,10 @@ def begin(entry: Entry, loader: Loader, watches: Watches) -> None:
 def remotes_of(entry: Entry) -> Sequence[Replica]:
     """The llama-servers of a model that run elsewhere."""
     return entry.pool.replicas if entry.local is None else entry.local.remotes
+
+
+def _specs(children: Iterable[Child]) -> list[EngineSpec]:
+    return [child.spec for child in children]
 
 
 def _name_apart(made: Replica, others: Iterable[Replica]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from corral.core.footprint import Footprint
 from corral.core.lifecycle import State, Transition
 from corral.upstream.probe import Prober
 from corral.upstream.replica import Replica
@@ -17,11 +18,21 @@ class Child:
     supervisor; what its process does, happens to the replica.
     """
 
-    def __init__(self, spec: EngineSpec, replica: Replica, prober: Prober, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        footprint: Footprint,
+        replica: Replica,
+        prober: Prober,
+        on_change: Callable[[], None],
+    ) -> None:
         self.spec = spec
+        self.footprint = footprint
         self.replica = replica
         self._prober = prober
         self._on_change = on_change
+        # The most memory that its process was seen to take.
+        self._seen_bytes = 0
         self._supervisor: Supervisor | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -43,6 +54,21 @@ class Child:
     def resident_bytes(self) -> int | None:
         """The memory that its process takes; None when there is none, or where the system does not tell."""
         return self._supervisor.resident_bytes if self._supervisor else None
+
+    @property
+    def needed_bytes(self) -> int:
+        """What its process will take when it serves."""
+        return self.footprint.bytes if self.footprint.told else self._seen_bytes or self.footprint.bytes
+
+    def taken_bytes(self) -> int:
+        """What its process takes now; while it does not serve, at least what it will take. Asks the system."""
+        if self.footprint.told:
+            return self.footprint.bytes
+        now = self.resident_bytes
+        if now is None or self.replica.state is not State.READY:
+            return max(now or 0, self.needed_bytes)
+        self._seen_bytes = max(self._seen_bytes, now)
+        return now
 
     def log_tail(self) -> list[str]:
         """The last lines of its process, or of the one that has ended."""

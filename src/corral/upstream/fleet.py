@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from corral.config import ModelSettings
-from corral.core.errors import ModelNotFound
+from corral.core.errors import ModelForbidden, ModelNotFound
+from corral.core.principal import Principal
 from corral.upstream.local import LocalModel
 from corral.upstream.pool import Pool
 
@@ -42,10 +43,19 @@ class Fleet:
         """The pool that serves ``model``, which is the only one there is if any name will do; or ModelNotFound."""
         pool = self._pools.get(model, self._only)
         if pool is None:
-            raise ModelNotFound(
-                f"the model '{_short(model)}' does not exist; there are: {self._names()}", param="model"
-            )
+            raise self._unknown(model)
         return pool
+
+    def ensure_allowed(self, principal: Principal, pool: Pool, model: str) -> None:
+        """Raises ModelForbidden when the key is not for this model, which the client calls ``model``.
+
+        Of a hidden one it learns no more than of one that there is not.
+        """
+        if principal.may_ask(pool.name):
+            return
+        if self.entries[pool.name].settings.hidden:
+            raise self._unknown(model)
+        raise ModelForbidden(f"this API key is not for the model '{_short(model)}'", param="model")
 
     def entry(self, model: str) -> Entry:
         """The model of this name or alias; raises ModelNotFound."""
@@ -66,6 +76,9 @@ class Fleet:
         """Let nobody wait for a slot any more."""
         for pool in self:
             pool.close()
+
+    def _unknown(self, model: str) -> ModelNotFound:
+        return ModelNotFound(f"the model '{_short(model)}' does not exist; there are: {self._names()}", param="model")
 
     def _names(self) -> str:
         names = [name for name, entry in self.entries.items() if not entry.settings.hidden]

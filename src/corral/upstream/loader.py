@@ -45,6 +45,7 @@ class Loader:
         self.models[model.name] = model
         model.pool.on_wanted = self.wake
         model.asked = model.residency.preload
+        model.preloads = model.asked and model.residency.on_demand
         if not model.asked:
             for child in model.children:
                 child.replica.become(State.STOPPED, "not loaded")
@@ -88,7 +89,7 @@ class Loader:
 
     def load(self, model: LocalModel) -> None:
         """Load it, also when it could not be loaded before; let it take calls again."""
-        model.drained, model.error = False, None
+        model.drained, model.preloads, model.error = False, False, None
         model.asked = model.phase not in (Phase.LOADING, Phase.LOADED)
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
@@ -101,7 +102,10 @@ class Loader:
         if model.phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
         elif model.phase in (Phase.LOADING, Phase.LOADED):
+            changing = model.changing
             self._moves.leave(model, Departure.ASKED, gently=not at_once)
+            if changing:
+                self._moves.take_over(model, model.make(model.names))
         elif at_once:
             self._moves.hurry(model)
         self._moves.open(model)
@@ -118,10 +122,18 @@ class Loader:
         model.pinned = pinned
         self.wake()
 
-    def adjust(self, model: LocalModel) -> None:
-        """Other rules hold for it from now on; what the settings want loaded at the start is loaded."""
-        if model.residency.preload and not model.residency.on_demand and model.phase is Phase.UNLOADED:
+    def adjust(self, model: LocalModel, residency: Residency) -> None:
+        """Other rules hold for it from now on; if it was not to be loaded by itself and is now, it is loaded."""
+        # Not just because it is to be: an operator may have unloaded it.
+        begins = residency.loads_itself and not model.residency.loads_itself
+        if begins and model.phase in (Phase.UNLOADED, Phase.UNLOADING):
             model.asked = True
+        model.residency = residency
+        if model.phase is Phase.LOADED:
+            # It may have been why it could not be replaced by what is not wanted any more.
+            model.error = None
+        elif model.misfit and not residency.on_demand:
+            self._try_again(model)
         self._moves.open(model)
         self.wake()
 
@@ -129,8 +141,13 @@ class Loader:
         """Serve it by new processes: they start before the old ones go, where memory allows; else after."""
         made, phase = model.make(model.names), model.phase
         model.error = None
-        if phase is Phase.LOADED and self._fits_beside(model):
-            self._moves.begin_incoming(model, made)
+        self._moves.end_incoming(model)
+        if phase is Phase.LOADED and self._fit(made, without=model.ending):
+            if self._fit(made):
+                self._moves.begin_incoming(model, made)
+            else:
+                model.outdated = True
+            self.wake()
             return
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)
         model.asked = model.asked or again
@@ -139,6 +156,12 @@ class Loader:
         self._moves.take_over(model, made)
         if phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)
+        self.wake()
+
+    def keep(self, model: LocalModel) -> None:
+        """Go on with its own processes: the settings that others were to serve it by are taken back."""
+        self._moves.end_incoming(model)
+        model.outdated = False
         self.wake()
 
     # The steps.
@@ -184,13 +207,15 @@ class Loader:
             self._moves.fail(model, model.children[0].why)
 
     def _settle_loaded(self, model: LocalModel) -> None:
-        if any(child.replica.state is State.READY for child in model.incoming):
+        if model.outdated and not model.ending:
+            self.replace(model)
+        elif any(child.replica.state is State.READY for child in model.incoming):
             self._moves.take_over(model, model.incoming)
         elif model.incoming and all(child.failed for child in model.incoming):
             self._moves.drop_incoming(model)
-        elif not model.incoming and all(child.failed for child in model.children):
+        elif not model.changing and all(child.failed for child in model.children):
             self._moves.fail(model, model.children[0].why)
-        if model.outgoing and not any(child.replica.busy for child in model.outgoing):
+        if model.phase is Phase.LOADED and model.outgoing and not any(child.replica.busy for child in model.outgoing):
             self._moves.end_outgoing(model)
 
     def _load_wanted(self, now: float) -> set[str]:
@@ -206,24 +231,27 @@ class Loader:
         return set()
 
     def _place(self, model: LocalModel, now: float) -> set[str] | None:
-        """Begin to load it, or refuse it: then None. Else it has to wait, for these among others."""
+        """Begin to load it, refuse it or let others pass it: None. Else it has to wait, for these among others."""
         there = self._residents(now)
-        if model.starved and (going := [each for each in there if each.hold in (None, Hold.LEAVING)]):
+        going = [each for each in there if each.hold in (None, Hold.LEAVING)]
+        if model.starved and going and not model.modest:
             self._stop((each.name for each in going if each.hold is None), model)
             return set()
         decision = place(model.to_place(), there, self.settings.memory_bytes)
         match decision:
             case Start():
                 self._moves.begin(model)
+            case Never():
+                self._refuse(model, why_never(model.to_place(), decision, self.settings.memory_bytes))
+            case Stop(names) if model.modest:
+                self._forgo(model, names)
             case Stop(names):
                 self._stop(names, model)
                 return set()
-            case Wait(names):
+            case Wait(names) if not model.modest:
                 busy = {each.name for each in there if each.hold is Hold.BUSY}
                 waited_s = now - (model.wanted_since or now)
                 return {name for name in names if self._may_yield(self.models[name], name in busy, waited_s, now)}
-            case Never():
-                self._refuse(model, why_never(model.to_place(), decision, self.settings.memory_bytes))
         return None
 
     def _residents(self, now: float) -> list[Resident]:
@@ -261,7 +289,7 @@ class Loader:
         """When it will have been idle for long enough, unless it is used; None when that never ends it."""
         if model.phase is not Phase.LOADED or not model.residency.idle_ttl_s or model.stays:
             return None
-        since = now if model.busy or model.pool.waiting or model.incoming or model.outgoing else model.used_at
+        since = now if model.busy or model.pool.waiting or model.changing or model.outgoing else model.used_at
         return since + model.residency.idle_ttl_s - now
 
     def _watch_idle(self) -> None:
@@ -281,6 +309,12 @@ class Loader:
             dues.append(LOOK_S)
         return max(0.0, min(dues)) if dues else None
 
+    def _forgo(self, model: LocalModel, names: Iterable[str]) -> None:
+        why = f"it would take the place of {', '.join(map(repr, names))}; requests load it"
+        log.warning("a model is not preloaded", extra={"fields": {"model": model.name, "why": why}})
+        model.asked, model.starved, model.wanted_since = False, False, None
+        self._moves.open(model)
+
     def _refuse(self, model: LocalModel, why: str) -> None:
         log.warning("a model does not fit", extra={"fields": {"model": model.name, "why": why}})
         model.asked, model.starved, model.wanted_since, model.error = False, False, None, why
@@ -290,11 +324,19 @@ class Loader:
         else:
             # Nobody will ask again.
             self._moves.fail(model, why)
+            model.misfit = True
 
-    def _fits_beside(self, model: LocalModel) -> bool:
+    def _try_again(self, model: LocalModel) -> None:
+        """There may be room now for one that was given up for want of it."""
+        model.asked = True
+        if model.phase is Phase.FAILED:
+            self._moves.enter(model, Phase.UNLOADED)
+
+    def _fit(self, made: Iterable[Child], without: Iterable[Child] = ()) -> bool:
+        """There is memory for these beside all that runs, or all but some."""
         budget = self.settings.memory_bytes
-        taken = sum(each.taken_bytes() for each in self.models.values())
-        return budget is None or taken + model.estimated_bytes <= budget
+        taken = sum(each.taken_bytes() for each in self.models.values()) - sum(each.taken_bytes() for each in without)
+        return budget is None or taken + sum(child.needed_bytes for child in made) <= budget
 
 
 def _starves(child: Child) -> bool:

@@ -24,6 +24,11 @@ class Residency:
     group: str | None = None
     exclusive: bool = False
 
+    @property
+    def loads_itself(self) -> bool:
+        """It is loaded at the start, and no request would load it."""
+        return self.preload and not self.on_demand
+
 
 @dataclass(slots=True, eq=False)
 class LocalModel:
@@ -38,14 +43,12 @@ class LocalModel:
     make: Callable[[Container[str]], Sequence[Child]]
     children: Sequence[Child]
     residency: Residency
-    # What all of its processes will take, as long as it is not known.
-    estimated_bytes: int
     pinned: bool = False
-    # The operator says what it takes: that counts, and what the system tells does not.
-    told_bytes: bool = False
     phase: Phase = Phase.UNLOADED
     # Loading was asked for by the operator or at the start, and has not begun yet.
     asked: bool = False
+    # That was at the start, though requests would load it.
+    preloads: bool = False
     # The operator wants no calls to be taken.
     drained: bool = False
     # It takes no more calls until it has made room for another.
@@ -54,12 +57,12 @@ class LocalModel:
     wanted_since: float | None = None
     phase_since: float = 0.0
     load_s: float | None = None
-    # The most memory that its processes were seen to take.
-    seen_bytes: int = 0
     # A load died for memory: the next one begins when all that is idle has gone, and is the last try.
     starved: bool = False
     # Someone waited for it when it began to load.
     requested: bool = False
+    # It was given up because it did not fit.
+    misfit: bool = False
     # It is not in the settings any more.
     removed: bool = False
     # It leaves without waiting for the end of its calls.
@@ -73,6 +76,10 @@ class LocalModel:
     # Processes that were replaced by ``children`` and finish their calls, or that are to replace them.
     outgoing: list[Child] = field(default_factory=list)
     incoming: Sequence[Child] = ()
+    # Processes that serve nobody any more and are not gone yet.
+    ending: list[Child] = field(default_factory=list)
+    # Its processes are to be replaced as soon as those that end have made room.
+    outdated: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -83,6 +90,16 @@ class LocalModel:
             return True
         # Those that run elsewhere may serve those who wait.
         return self.residency.on_demand and not self.drained and self.pool.waiting > 0 and not self.pool.ready
+
+    @property
+    def modest(self) -> bool:
+        """It is to be loaded, but nobody waits for it: nothing is to go for it, nor to wait."""
+        return self.preloads and not self.pool.waiting
+
+    @property
+    def changing(self) -> bool:
+        """Other processes are to serve it, and do not yet."""
+        return bool(self.incoming) or self.outdated
 
     @property
     def names(self) -> frozenset[str]:
@@ -114,33 +131,24 @@ class LocalModel:
     @property
     def processes(self) -> list[Child]:
         """All children that may have a process."""
-        return [*self.children, *self.outgoing, *self.incoming]
+        return [*self.children, *self.outgoing, *self.incoming, *self.ending]
 
     @property
     def replicas(self) -> list[Replica]:
         """All that may serve it."""
-        return [*(child.replica for child in self.processes), *self.remotes]
+        serving = (*self.children, *self.outgoing, *self.incoming)
+        return [*(child.replica for child in serving), *self.remotes]
 
     @property
     def needed_bytes(self) -> int:
         """What it will take when it is loaded."""
-        return self.estimated_bytes if self.told_bytes else self.seen_bytes or self.estimated_bytes
+        return sum(child.needed_bytes for child in self.children)
 
     def taken_bytes(self) -> int:
-        """What it takes now; while it loads, at least what it will take. Asks the system."""
+        """What all its processes take now; of one that does not serve, at least what it will take. Asks the system."""
         if self.phase in (Phase.UNLOADED, Phase.FAILED):
             return 0
-        if self.told_bytes:
-            return self.estimated_bytes * len(self.processes) // len(self.children)
-        seen = [child.resident_bytes for child in self.children]
-        now = sum(each for each in seen if each is not None)
-        complete = None not in seen and all(child.replica.state is State.READY for child in self.children)
-        if self.phase is Phase.LOADED and complete:
-            self.seen_bytes = max(self.seen_bytes, now)
-        else:
-            now = max(now, self.needed_bytes)
-        others = (*self.outgoing, *self.incoming)
-        return now + sum(child.resident_bytes or self.needed_bytes // len(self.children) for child in others)
+        return sum(child.taken_bytes() for child in self.processes)
 
     def hold(self, now: float) -> Hold | None:
         """What keeps it loaded."""
@@ -148,7 +156,7 @@ class LocalModel:
             return Hold.LEAVING
         if self.stays:
             return Hold.PINNED
-        if self.phase is Phase.LOADING or self.incoming or self.outgoing or not self.ready:
+        if self.phase is Phase.LOADING or self.changing or self.outgoing or self.ending or not self.ready:
             return Hold.LOADING
         if self.busy or (self.pool.waiting and not self.yielding and not self.drained):
             return Hold.BUSY

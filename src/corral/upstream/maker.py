@@ -6,7 +6,7 @@ from itertools import count, islice
 from corral.config import Config, ModelSettings, RemoteSettings, gguf
 from corral.config.gguf_metadata import anatomy_of
 from corral.core.balance import Balance
-from corral.core.footprint import estimate_bytes
+from corral.core.footprint import Footprint, estimate_bytes
 from corral.core.lifecycle import Transition
 from corral.upstream.address import Address
 from corral.upstream.child import Child
@@ -39,13 +39,13 @@ class Maker:
         self._clocks = clocks
         self._on_transition = on_transition
         self._on_change = on_change
-        self._estimates: dict[str, int] = {}
+        self._footprints: dict[str, Footprint] = {}
 
-    def entry(self, model: ModelSettings) -> Entry:
-        """What serves this model; nothing of it has begun."""
+    def entry(self, model: ModelSettings, taken: Container[str] = ()) -> Entry:
+        """What serves this model; nothing of it has begun, and none of its processes has a name that is taken."""
         if model.file is None:
             return Entry(model, self._pool(model, self.remote_replicas(model)))
-        local = self._local(model)
+        local = self._local(model, taken)
         return Entry(model, local.pool, local)
 
     def remote_replicas(self, model: ModelSettings) -> list[Replica]:
@@ -68,44 +68,42 @@ class Maker:
 
     def children_of(self, model: ModelSettings) -> Callable[[Container[str]], Sequence[Child]]:
         """What makes the processes of this model, with the first numbers in their names that are not taken."""
-        spec = EngineSpec.of(model, self._config.llama)
+        spec, footprint = EngineSpec.of(model, self._config.llama), self.footprint(model)
 
         def make(taken: Container[str]) -> Sequence[Child]:
             free = (name for name in map(f"{model.name}/{{}}".format, count()) if name not in taken)
             names = list(islice(free, model.replicas))
             replicas = [self._replica(name, model.name) for name in names]
-            return [Child(spec, replica, self._prober, self._on_change) for replica in replicas]
+            return [Child(spec, footprint, replica, self._prober, self._on_change) for replica in replicas]
 
         return make
 
-    def estimated_bytes(self, model: ModelSettings) -> int:
-        """The memory that all processes of this model will take. Reads the model's files, once."""
-        if model.name not in self._estimates:
-            self._estimates[model.name] = estimated_bytes(EngineSpec.of(model, self._config.llama), model)
-        return self._estimates[model.name]
+    def footprint(self, model: ModelSettings) -> Footprint:
+        """The memory that each process of this model will take. Reads the model's files, once."""
+        if model.name not in self._footprints:
+            self._footprints[model.name] = footprint_of(EngineSpec.of(model, self._config.llama), model)
+        return self._footprints[model.name]
 
     def read_files(self) -> None:
         """Read all that has to be read, so that nothing that is called later waits for a disk."""
         for model in self._config.models:
             if model.file is not None:
-                self.estimated_bytes(model)
+                self.footprint(model)
 
     def _pool(self, model: ModelSettings, replicas: Sequence[Replica]) -> Pool:
         return Pool(model.name, replicas, self._config.queue, Balance(self._config.routing.balance))
 
-    def _local(self, model: ModelSettings) -> LocalModel:
+    def _local(self, model: ModelSettings, taken: Container[str]) -> LocalModel:
         make = self.children_of(model)
-        children, remotes = make(()), self.remote_replicas(model)
+        children, remotes = make(taken), self.remote_replicas(model)
         return LocalModel(
             model.name,
             self._pool(model, [*(child.replica for child in children), *remotes]),
             make,
             children,
             self.residency(model),
-            self.estimated_bytes(model),
             pinned=model.pinned,
             remotes=remotes,
-            told_bytes=model.memory_bytes is not None,
         )
 
     def _remote(self, model: ModelSettings, remote: RemoteSettings, name: str) -> Replica:
@@ -121,9 +119,8 @@ class Maker:
         return replica
 
 
-def estimated_bytes(spec: EngineSpec, model: ModelSettings) -> int:
-    """The memory that all processes of a model will take, as its settings or its files tell."""
-    one = model.memory_bytes
-    if one is None:
-        one = estimate_bytes(anatomy_of(gguf.parts_of(spec.file)), spec.ctx, spec.extra_args, MARGIN_BYTES)
-    return one * model.replicas
+def footprint_of(spec: EngineSpec, model: ModelSettings) -> Footprint:
+    """The memory that one process of a model will take, as its settings or its files tell."""
+    if model.memory_bytes is not None:
+        return Footprint(model.memory_bytes, told=True)
+    return Footprint(estimate_bytes(anatomy_of(gguf.parts_of(spec.file)), spec.ctx, spec.extra_args, MARGIN_BYTES))

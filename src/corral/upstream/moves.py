@@ -45,7 +45,7 @@ class Moves:
     def loaded(self, model: LocalModel) -> None:
         """One of its processes has become ready."""
         model.load_s = self._clock() - model.phase_since
-        model.starved = False
+        model.starved = model.preloads = False
         model.loads += 1
         self.enter(model, Phase.LOADED)
         log.info("model loaded", extra={"fields": {"model": model.name, "seconds": round(model.load_s, 2)}})
@@ -75,9 +75,11 @@ class Moves:
 
     def enter(self, model: LocalModel, phase: Phase) -> None:
         """Write its phase, and what follows from it."""
-        model.phase, model.phase_since, model.yielding = phase, self._clock(), False
+        model.phase, model.phase_since = phase, self._clock()
+        model.yielding = model.outdated = False
         model.pool.ready_at = None
         if phase is Phase.UNLOADED:
+            model.misfit = False
             for child in model.children:
                 child.replica.become(State.STOPPED, "not loaded")
         self.open(model)
@@ -105,14 +107,22 @@ class Moves:
 
     def begin_incoming(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Start processes that are to replace its own, which go on serving meanwhile."""
-        # Those that were to do so have been overtaken by another change.
-        for child in model.incoming:
-            child.replica.drain()
-        model.outgoing.extend(model.incoming)
-        model.incoming = made
+        model.incoming, model.outdated = made, False
         model.pool.change(model.replicas)
         self._begin_all(made)
         self.drain(model, draining=model.drained or model.yielding)
+
+    def end_incoming(self, model: LocalModel) -> None:
+        """Those that were to replace its own, if there are any, have been overtaken by another change."""
+        overtaken, model.incoming = model.incoming, ()
+        for child in overtaken:
+            child.replica.drain()
+        # One that has just become ready may have calls.
+        busy = [child for child in overtaken if child.replica.busy]
+        model.outgoing.extend(busy)
+        model.pool.change(model.replicas)
+        if idle := [child for child in overtaken if child not in busy]:
+            self._end_soon(model, idle)
 
     def drop_incoming(self, model: LocalModel) -> None:
         """The new processes could not be started; the old ones stay."""
@@ -120,15 +130,15 @@ class Moves:
         model.error = dropped[0].why
         model.pool.change(model.replicas)
         log.warning("a model could not be replaced", extra={"fields": {"model": model.name, "why": model.error}})
-        self._start(_end_all(dropped))
+        self._end_soon(model, dropped)
 
     def take_over(self, model: LocalModel, made: Sequence[Child]) -> None:
         """Serve it by these processes; the old ones finish their calls."""
         if model.phase not in (Phase.UNLOADED, Phase.FAILED):
-            model.outgoing.extend(model.children)
+            model.outgoing.extend(child for child in (*model.children, *model.incoming) if child not in made)
         for child in model.children:
             child.replica.drain()
-        model.children, model.incoming, model.seen_bytes = made, (), 0
+        model.children, model.incoming = made, ()
         for child in made:
             if child.replica.state is State.UNKNOWN:
                 child.replica.become(State.STOPPED, "not loaded")
@@ -139,7 +149,16 @@ class Moves:
         """End the processes that were replaced."""
         ended, model.outgoing = model.outgoing, []
         model.pool.change(model.replicas)
-        self._start(_end_all(ended))
+        self._end_soon(model, ended)
+
+    def _end_soon(self, model: LocalModel, ended: Sequence[Child]) -> None:
+        model.ending.extend(ended)
+        self._start(self._end_some(model, ended))
+
+    async def _end_some(self, model: LocalModel, ended: Sequence[Child]) -> None:
+        await _end_all(ended)
+        model.ending = [child for child in model.ending if child not in ended]
+        self._on_change()
 
     async def _end(self, model: LocalModel, leaving: Sequence[Child], into: Phase) -> None:
         # There is one such task for each time that it leaves: who is in a hurry nudges this one.
@@ -149,7 +168,7 @@ class Moves:
             for child in leaving:
                 child.replica.become(State.FAILED, model.error or "")
         if model.phase is Phase.UNLOADING:
-            model.outgoing, model.incoming = [], ()
+            model.outgoing, model.incoming, model.ending = [], (), []
             model.pool.change(model.replicas)
             self.enter(model, Phase.UNLOADED if model.asked else into)
         self._on_change()

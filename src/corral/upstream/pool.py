@@ -14,6 +14,7 @@ from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, S
 from corral.core.fairness import FairQueue, Place
 from corral.core.lifecycle import State
 from corral.core.principal import Priority
+from corral.upstream.alarm import EARLY_S
 from corral.upstream.hopeless import beyond_all, why_unready
 from corral.upstream.replica import Lease, Replica
 from corral.upstream.routing import HELD, Choice, Routing
@@ -94,6 +95,11 @@ class Pool:
     def slots(self) -> int:
         """The slots of the largest replica that is ready: what one call can take at most; 0 when none is ready."""
         return max((replica.slots for replica in self.replicas if replica.ready), default=0)
+
+    def largest_context(self) -> int | None:
+        """The tokens that fit into the largest slot; None as long as one replica's slots are not known."""
+        contexts = [replica.context for replica in self.replicas]
+        return None if None in contexts else max((context for context in contexts if context), default=None)
 
     @property
     def why(self) -> str:
@@ -330,7 +336,10 @@ class Pool:
         """What the call says of its replica; a change of mind is told."""
         replica = lease.replica
         trusted = replica.breaker.closed
-        replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        pause_s = replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        if pause_s is not None:
+            # Who waits may try it then, and nothing else tells them.
+            asyncio.get_running_loop().call_later(pause_s + EARLY_S, self.dispatch)
         if replica.breaker.closed is not trusted:
             event, level = (
                 ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)

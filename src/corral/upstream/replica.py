@@ -232,10 +232,16 @@ class Replica:
         self._nudge.set()
 
     def move(self, address: Address | None, key: str | None) -> None:
-        """Our child listens at ``address`` now, or nowhere."""
+        """It listens at ``address`` now, or nowhere, and takes this key: ask it at once."""
         self.address, self.key = address, key
         self.breaker.reset()
         self._nudge.set()
+
+    def go_by(self, key: str | None, weight: float) -> None:
+        """Other settings of a server that runs elsewhere count from now on."""
+        self.weight = weight
+        if key != self.key:
+            self.move(self.address, key)
 
     def become(self, state: State, why: str) -> None:
         """Change the state and tell who wants to know; staying the same tells nobody."""

@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 
 from corral import __version__
-from corral.core.errors import ConfigError, InvalidRequest, NotReady, Unauthorized
+from corral.core.errors import ConfigError, InvalidRequest, NotReady
 from corral.core.lifecycle import Phase
 from corral.openai.complaints import INVALID_VALUE
 from corral.openai.replies import ErrorReply
-from corral.pipeline.authenticate import Keyring
 from corral.upstream.changes import Reloaded
 from corral.upstream.fleet import Entry, Fleet
 from corral.upstream.loader import Loader
@@ -25,10 +24,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
         400: "The model runs elsewhere, or has no such replica: Corral cannot do that with it.",
-        401: "Not the operator's key.",
         404: "There is no such model.",
         503: "It could not be loaded; the message has the reason.",
     }.items()
+}
+
+# What every route for operators refuses.
+CLOSED: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorReply, "description": "No key, or one that is not known here."},
+    403: {"model": ErrorReply, "description": "Not an operator's key."},
 }
 
 Model = Annotated[str, Path(description="The model's name, or one of its aliases.")]
@@ -37,17 +41,11 @@ Only = Annotated[str | None, Query(alias="replica", description="Only this one o
 
 
 def admin_router(
-    fleet: Fleet, loader: Loader, keyring: Keyring, patience_s: float, reload: Callable[[], Awaitable[Reloaded]]
+    fleet: Fleet, loader: Loader, patience_s: float, reload: Callable[[], Awaitable[Reloaded]]
 ) -> APIRouter:
     """The routes below /admin; one that waits for something to be loaded or unloaded gives up after ``patience_s``."""
 
-    def ensure_operator(request: Request) -> None:
-        if not keyring.authenticate(list(request.scope["headers"])).operator:
-            raise Unauthorized("this is for operators; use the operator's key")
-
-    router = APIRouter(
-        prefix="/admin", tags=["operator"], dependencies=[Depends(ensure_operator)], responses={401: REFUSALS[401]}
-    )
+    router = APIRouter(prefix="/admin", tags=["operator"], responses=CLOSED)
     does = _Routes(fleet, loader, patience_s)
     actions: dict[str, tuple[Callable[..., Awaitable[AdminModel]], str]] = {
         "load": (does.load, "Load a model, and let it take calls"),
@@ -124,7 +122,7 @@ class _Routes:
     async def restart(self, model: Model) -> AdminModel:
         entry, local = self._started(model)
         self._loader.replace(local)
-        await self._until(lambda: _settled(local) and not local.incoming, "restarted")
+        await self._until(lambda: _settled(local) and not local.changing, "restarted")
         if local.error is not None:
             raise NotReady(f"model '{local.name}' was not restarted: {local.error}")
         return _shown(entry)

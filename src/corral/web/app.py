@@ -1,11 +1,12 @@
 """The FastAPI application: every route, and errors in OpenAI's shape on each of them."""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -14,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from corral import __version__
 from corral.config import ServerSettings
 from corral.core.call import PATHS
-from corral.core.errors import CorralError, MethodNotAllowed, NotFound
+from corral.core.errors import CorralError, InvalidRequest, MethodNotAllowed, NotFound
 from corral.core.headers import request_id
 from corral.observe.metrics import Metrics
+from corral.openai.complaints import INVALID_VALUE
 from corral.openai.errors import error_body, error_headers
 from corral.pipeline.authenticate import Keyring
 from corral.pipeline.exchange import Exchange
@@ -26,8 +28,10 @@ from corral.upstream.loader import Loader
 from corral.web.admin import admin_router
 from corral.web.document import document
 from corral.web.inference import inference_router
+from corral.web.keys import Keys, keys_router
 from corral.web.models import models_router
 from corral.web.probes import Readiness, probes_router
+from corral.web.roles import guard
 from corral.web.usage import Look, usage_router
 
 DESCRIPTION = "An OpenAI-compatible gateway in front of llama.cpp."
@@ -44,6 +48,10 @@ EXPOSED_HEADERS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+    "x-corral-limit",
     "x-corral-fallback",
 )
 
@@ -64,6 +72,8 @@ class Parts:
     # How long an operator waits for a model to be loaded.
     load_patience_s: float
     reload: Callable[[], Awaitable[Reloaded]]
+    # The keys of the store, where there is one.
+    keys: Keys | None = None
     # Asks the store; None where there is none.
     usage: Look | None = None
     currency: str | None = None
@@ -72,20 +82,27 @@ class Parts:
 def create_app(parts: Parts) -> ASGIApp:
     """The application for any ASGI server."""
     app = FastAPI(title="Corral", version=__version__, description=DESCRIPTION, redirect_slashes=False)
-    app.include_router(inference_router(parts.exchange, parts.server))
-    app.include_router(models_router(parts.fleet, parts.keyring, parts.started_unix_s))
-    app.include_router(
-        probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness, loopback=parts.loopback)
-    )
-    if parts.keyring.has_operator:
-        app.include_router(admin_router(parts.fleet, parts.loader, parts.keyring, parts.load_patience_s, parts.reload))
-    if parts.usage is not None:
-        app.include_router(usage_router(parts.usage, parts.keyring, parts.currency))
+    guarded = [Depends(guard(parts.keyring, loopback=parts.loopback))]
+    for router in _routers(parts):
+        app.include_router(router, dependencies=guarded)
     app.add_exception_handler(CorralError, _tell)
+    app.add_exception_handler(RequestValidationError, _tell_of_terms)
     app.add_exception_handler(HTTPException, _tell_of_route)
     app.add_exception_handler(Exception, _tell_of_bug)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return _Identified(_with_cors(app, parts.server.cors_origins))
+
+
+def _routers(parts: Parts) -> Iterator[APIRouter]:
+    yield inference_router(parts.exchange, parts.server)
+    yield models_router(parts.fleet, parts.started_unix_s)
+    yield probes_router(parts.fleet, parts.keyring, parts.metrics, parts.readiness)
+    if parts.keyring.has_operator:
+        yield admin_router(parts.fleet, parts.loader, parts.load_patience_s, parts.reload)
+    if parts.keys is not None:
+        yield keys_router(parts.keys)
+    if parts.usage is not None:
+        yield usage_router(parts.usage, parts.currency)
 
 
 class _Identified:
@@ -139,6 +156,14 @@ async def _tell_of_route(request: Request, error: Exception) -> Response:
         answer.headers.update(allowed)
         return answer
     return await _tell(request, NotFound(f"there is no route {request.method} {request.url.path[:200]}"))
+
+
+async def _tell_of_terms(request: Request, error: Exception) -> Response:
+    """What an operator wrote is not right; its own text is not repeated."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    where = ".".join(str(part) for part in first.get("loc", ())[1:] if not isinstance(part, int)) or None
+    message = f"{where}: {first.get('msg')}" if where else str(first.get("msg"))
+    return await _tell(request, InvalidRequest(message, param=where, code=INVALID_VALUE))
 
 
 async def _tell_of_bug(request: Request, _: Exception) -> Response:

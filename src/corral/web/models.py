@@ -5,29 +5,30 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from corral.openai.replies import ErrorReply, Model, ModelList
-from corral.pipeline.authenticate import Keyring
 from corral.upstream.fleet import Entry, Fleet
+from corral.web.roles import principal_of
 
-REFUSALS: dict[int | str, dict[str, Any]] = {401: {"model": ErrorReply}, 404: {"model": ErrorReply}}
+REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (401, 403, 404)}
 
 
-def models_router(fleet: Fleet, keyring: Keyring, started_unix_s: int) -> APIRouter:
+def models_router(fleet: Fleet, started_unix_s: int) -> APIRouter:
     """The routes of the models; ``created`` is when Corral started, as llama-server tells no other time."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", summary="All models", responses={401: {"model": ErrorReply}})
+    @router.get("/v1/models", summary="All models", responses={401: REFUSALS[401], 403: REFUSALS[403]})
     async def list_models(request: Request) -> ModelList:
-        keyring.authenticate(list(request.scope["headers"]))
+        principal = principal_of(request)
+        shown = [entry for entry in fleet.entries.values() if principal.may_ask(entry.settings.name)]
         return ModelList(
-            object="list",
-            data=[_model(entry, started_unix_s) for entry in fleet.entries.values() if not entry.settings.hidden],
+            object="list", data=[_model(entry, started_unix_s) for entry in shown if not entry.settings.hidden]
         )
 
     @router.get("/v1/models/{model:path}", summary="One model", responses=REFUSALS)
     async def get_model(request: Request, model: str) -> Model:
-        keyring.authenticate(list(request.scope["headers"]))
+        entry = fleet.entry(model)
+        fleet.ensure_allowed(principal_of(request), entry.pool, model)
         # Under the name that was asked for, as its replies are: with one model, any name is its name.
-        return _model(fleet.entry(model), started_unix_s).model_copy(update={"id": model})
+        return _model(entry, started_unix_s).model_copy(update={"id": model})
 
     return router
 

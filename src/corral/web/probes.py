@@ -7,14 +7,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.responses import Response
 
 from corral import __version__
-from corral.core.errors import Unauthorized
 from corral.observe.metrics import CONTENT_TYPE, Metrics
 from corral.pipeline.authenticate import Keyring
 from corral.upstream.fleet import Fleet
 from corral.upstream.pool import Pool
-
-# What a reverse proxy adds: the request comes from farther away than its connection.
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+from corral.web.roles import is_operator
 
 
 class Readiness:
@@ -24,17 +21,15 @@ class Readiness:
         self.stopping = False
 
 
-def probes_router(
-    fleet: Fleet, keyring: Keyring, metrics: Metrics, readiness: Readiness, *, loopback: bool
-) -> APIRouter:
-    """The routes of the probes; ``loopback``: the listener can be reached from this machine only."""
+def probes_router(fleet: Fleet, keyring: Keyring, metrics: Metrics, readiness: Readiness) -> APIRouter:
+    """The routes of the probes; an operator's key shows more of the health."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/health", summary="Can a model be served?", responses={503: {"description": "No; the body says why."}})
     async def health(request: Request) -> JSONResponse:
         ok = fleet.ready and not readiness.stopping
         status = "ok" if ok else "stopping" if readiness.stopping else "unavailable"
-        operator = _is_operator(request, keyring)
+        operator = is_operator(request, keyring)
         shown = [entry.pool for entry in fleet.entries.values() if operator or not entry.settings.hidden]
         models = {pool.name: _pool_health(pool, operator=operator) for pool in shown}
         return JSONResponse({"status": status, "version": __version__, "models": models}, 200 if ok else 503)
@@ -44,9 +39,7 @@ def probes_router(
         return {"status": "ok"}
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
-    async def scrape(request: Request) -> Response:
-        if not (loopback and not _forwarded(request)):
-            _ensure_may_scrape(request, keyring)
+    async def scrape() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return router
@@ -61,21 +54,3 @@ def _pool_health(pool: Pool, *, operator: bool) -> dict[str, Any]:
         replicas.append(told)
     reason = {} if pool.ready else {"reason": pool.why}
     return {"ready": pool.ready, "waiting": pool.waiting, **reason, "replicas": replicas}
-
-
-def _is_operator(request: Request, keyring: Keyring) -> bool:
-    try:
-        return keyring.authenticate(list(request.scope["headers"])).operator
-    except Unauthorized:
-        return False
-
-
-def _ensure_may_scrape(request: Request, keyring: Keyring) -> None:
-    """The metrics name every client: an operator's key where there is one, else any key."""
-    principal = keyring.authenticate(list(request.scope["headers"]))
-    if keyring.has_operator and not principal.operator:
-        raise Unauthorized("the metrics are for operators; use the operator's key")
-
-
-def _forwarded(request: Request) -> bool:
-    return any(name in request.headers for name in FORWARDED)

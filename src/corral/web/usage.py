@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from corral.core.errors import InvalidRequest, Unauthorized
+from corral.core.errors import InvalidRequest
 from corral.core.usage_report import By, Every, Question, UsageSum, moment, told
 from corral.openai.complaints import INVALID_VALUE
 from corral.openai.replies import ErrorReply
-from corral.pipeline.authenticate import Keyring
+from corral.web.roles import principal_of
 from corral.web.usage_shapes import UsageLine, UsageReply
 
 Look = Callable[[Question], Awaitable[list[UsageSum]]]
@@ -20,7 +20,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
         400: "A time that is none.",
-        401: "No key, or not one that may ask this.",
+        401: "No key, or one that is not known here.",
+        403: "Not a key for this.",
         503: "The store does not answer.",
     }.items()
 }
@@ -33,7 +34,7 @@ Since = Annotated[str, Query(description="`12h`, `7d` or `2w` ago, or a date of 
 Until = Annotated[str | None, Query(description="As `since`; now if it is missing.")]
 
 
-def usage_router(look: Look, keyring: Keyring, currency: str | None) -> APIRouter:
+def usage_router(look: Look, currency: str | None) -> APIRouter:
     """The routes of past usage; ``look`` asks the store."""
     router = APIRouter(tags=["usage"], responses=REFUSALS)
 
@@ -57,14 +58,13 @@ def usage_router(look: Look, keyring: Keyring, currency: str | None) -> APIRoute
         until: Until = None,
         model: str | None = None,
     ) -> UsageReply:
-        asker = keyring.authenticate(list(request.scope["headers"]))
+        asker = principal_of(request)
         # As its limits count: by one key of the store, or by all keys that a client has in the environment.
         client = None if asker.key_id else asker.client
         return await reply(replace(_question(by, every, since, until), client=client, key_id=asker.key_id, model=model))
 
     @router.get("/admin/usage", summary="What was used", tags=["operator"])
     async def all_usage(
-        request: Request,
         by: ByQuery = By.CLIENT,
         every: EveryQuery = None,
         since: Since = "30d",
@@ -73,8 +73,6 @@ def usage_router(look: Look, keyring: Keyring, currency: str | None) -> APIRoute
         key: str | None = None,
         model: str | None = None,
     ) -> UsageReply:
-        if not keyring.authenticate(list(request.scope["headers"])).operator:
-            raise Unauthorized("this is for operators; use the operator's key")
         return await reply(replace(_question(by, every, since, until), client=client, key_id=key, model=model))
 
     return router

@@ -18,13 +18,19 @@ def upgrade() -> None:
         sa.Column("name", sa.String(200), nullable=False),
         # As JSON: scopes, patterns of models, limits, limits by pattern.
         sa.Column("grants", sa.Text, nullable=False),
-        sa.Column("priority", sa.String(16), nullable=False),
-        sa.Column("weight", sa.Float, nullable=False),
+        # Not set: as the settings of the queue have it.
+        sa.Column("priority", sa.String(16), nullable=True),
+        sa.Column("weight", sa.Float, nullable=True),
         # Seconds since 1970, as all times.
         sa.Column("created", sa.Float, nullable=False),
         sa.Column("expires", sa.Float, nullable=True),
         sa.Column("last_used", sa.Float, nullable=True),
         sa.Column("revoked", sa.Float, nullable=True),
+        # What it was before it was rotated, and until when that counts.
+        sa.Column("old_digest", sa.LargeBinary(32), nullable=True),
+        sa.Column("old_until", sa.Float, nullable=True),
+        # The version of the keyring in which it was last changed.
+        sa.Column("version", sa.BigInteger, nullable=False, index=True),
     )
     keyring = op.create_table(
         "keyring",

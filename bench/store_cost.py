@@ -1,0 +1,177 @@
+"""What a store of keys and usage costs on the way of a request: CPU with one over CPU with keys of the environment.
+
+    python bench/store_cost.py [--rows whole16,streams] [--pairs 20] [--quick]
+
+Two Corrals on one core, the load and the stub of `make bench` on another; they are measured in turns, and the ratio is
+that of neighbours in time. The interval holds the median of the ratios with a confidence of 95 % (binomial, without
+any assumption about their distribution). All that the store makes Corral do counts, taking in the usage included.
+The last line says whether it costs at most 5 %. Ctrl-C shows what has been measured so far.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from math import comb
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from compare.machine import choose_cores
+from compare.measure import Bench
+from compare.peers import CORRAL_BIN, Place, corral_env
+from compare.processes import Running, free_port, running
+from compare.rows import ROWS, Row
+from run import compiled
+
+MOST = 1.05
+CONFIDENCE = 0.95
+WARM_UP_S = 1.0
+
+console = Console()
+
+
+def main(
+    rows: Annotated[str, typer.Option(help=f"Rows, by commas: {', '.join(row.name for row in ROWS)}.")] = (
+        "whole16,streams"
+    ),
+    pairs: Annotated[int, typer.Option(min=6, help="Measurements of each, in turns.")] = 20,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement.")] = 2.5,
+    quick: Annotated[bool, typer.Option("--quick", help="8 pairs of one second, of the first row.")] = False,
+) -> None:
+    """Measure Corral with a store and without one, in turns."""
+    names = rows.split(",")
+    chosen = [row for row in ROWS if row.name in names]
+    if len(chosen) != len(names):
+        raise typer.BadParameter("there is no such row", param_hint="--rows")
+    if quick:
+        pairs, seconds, chosen = 8, 1.0, chosen[:1]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ratios: dict[str, list[float]] = {row.name: [] for row in chosen}
+    spent: dict[str, tuple[list[float], list[float]]] = {row.name: ([], []) for row in chosen}
+    with suppress(KeyboardInterrupt):
+        measure(chosen, pairs, seconds, ratios, spent)
+    console.print(shown(ratios, spent))
+    sys.exit(judge(ratios))
+
+
+def measure(
+    rows: Sequence[Row],
+    pairs: int,
+    seconds: float,
+    ratios: dict[str, list[float]],
+    spent: dict[str, tuple[list[float], list[float]]],
+) -> None:
+    """Fill in what each row costs without the store and with it, and the ratio of each pair."""
+    cores = choose_cores()
+    # On two cores the measuring itself sits with the load, not with Corral.
+    os.sched_setaffinity(0, os.sched_getaffinity(0) - {cores.proxy})
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), refresh_per_second=2,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corral-bench-")))
+        stub_bin, load_bin = (compiled(name, directory) for name in ("stub", "load"))
+        stub_port = free_port()
+        stub = stack.enter_context(
+            running(
+                [str(stub_bin), "--port", str(stub_port)],
+                stub_port,
+                cores=[cores.load],
+                directory=made(directory / "stub.d"),
+            )
+        )
+        bench = Bench(load_bin, stub.pid, cores)
+        sides = [start(stack, bench, stub_port, directory / name) for name in ("plain", "store")]
+        stack.enter_context(progress)
+        task = progress.add_task("warming up", total=len(rows) * pairs * 2)
+        for row in rows:
+            for running_, key in sides:
+                cpu_us(bench, row, running_, key, WARM_UP_S)
+            for number in range(pairs):
+                found = [0.0, 0.0]
+                for side in (0, 1) if number % 2 == 0 else (1, 0):
+                    progress.update(task, description=f"{row.name}, {'with' if side else 'without'} a store", advance=1)
+                    found[side] = cpu_us(bench, row, *sides[side], seconds)
+                    spent[row.name][side].append(found[side])
+                ratios[row.name].append(found[1] / found[0])
+
+
+def start(stack: ExitStack, bench: Bench, stub_port: int, directory: Path) -> tuple[Running, str | None]:
+    """A Corral, and the key to use if it is one of its store."""
+    place = Place(made(directory), free_port(), stub_port)
+    env, key = corral_env(place), None
+    if directory.name == "store":
+        made_key = [str(CORRAL_BIN), "keys", "create", "--client", "bench", "--json"]
+        told = subprocess.run(made_key, cwd=directory, capture_output=True, text=True, check=True)
+        key = json.loads(told.stdout)["secret"]
+    command = [str(CORRAL_BIN), "serve"]
+    up = running(command, place.port, cores=[bench.cores.proxy], directory=directory, env=env)
+    return stack.enter_context(up), key
+
+
+def cpu_us(bench: Bench, row: Row, up: Running, key: str | None, seconds: float) -> float:
+    """CPU of one request, in microseconds."""
+    arguments = list(row.arguments(up.port, seconds, 0))
+    if key is not None:
+        arguments[arguments.index("--key") + 1] = key
+    sample = bench.sampled(arguments, up.pid)
+    if sample["errors"]:
+        raise SystemExit(f"{sample['errors']} of {sample['requests']} requests failed: {sample.get('why')}")
+    return float(sample["cpu_us"])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median lies: the order statistics that enclose it with the confidence, or the widest there are."""
+    ordered, count = sorted(values), len(values)
+    below = 0
+    while 2 * sum(comb(count, k) for k in range(below + 1)) / 2**count <= 1 - CONFIDENCE:
+        below += 1
+    first = max(0, below - 1)
+    return ordered[first], ordered[count - 1 - first]
+
+
+def shown(ratios: dict[str, list[float]], spent: dict[str, tuple[list[float], list[float]]]) -> Table:
+    table = Table(title="CPU of a request")
+    for column in ("row", "pairs", "without, µs", "with a store, µs", "ratio", "95 % of its median"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for name, values in ratios.items():
+        if values:
+            least, most = interval(values)
+            plain, store = (f"{median(side):.1f}" for side in spent[name])
+            table.add_row(name, str(len(values)), plain, store, f"{median(values):.3f}", f"{least:.3f} – {most:.3f}")
+    return table
+
+
+def judge(ratios: dict[str, list[float]]) -> int:
+    """Say whether it holds; the exit code."""
+    measured = {name: values for name, values in ratios.items() if len(values) > 1}
+    holds = len(measured) == len(ratios) and all(median(values) <= MOST for values in measured.values())
+    figures = ", ".join(
+        f"{name} {median(values):.3f} ({interval(values)[0]:.3f} – {interval(values)[1]:.3f})"
+        for name, values in measured.items()
+    )
+    verdict = "holds" if holds else "falls short"
+    console.print(
+        f"{verdict}: CPU of a request with a store over that without: {figures or 'nothing measured'} (limit {MOST})"
+    )
+    return 0 if holds else 1
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+if __name__ == "__main__":
+    typer.run(main)

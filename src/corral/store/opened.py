@@ -1,0 +1,28 @@
+"""The store that a running Corral uses."""
+
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from corral.config import StoreSettings
+from corral.store.database import migrate, open_engine
+
+
+class Store:
+    """The engine, and whether its tables are as this version of Corral knows them. One writer: ``prepare``."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.engine: AsyncEngine = open_engine(settings)
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Bring the tables up to date, once; raises StoreUnavailable as long as the database is away."""
+        async with self._preparing:
+            if not self._prepared:
+                await migrate(self.engine)
+                self._prepared = True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()

@@ -1,0 +1,25 @@
+"""Stores on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from corral.config import StoreSettings
+from support.services import fresh_database, postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL that all tests share."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
+    """Where an empty store may be made."""
+    if request.param == "sqlite":
+        return StoreSettings(file=tmp_path / "deep" / "corral.db")
+    return StoreSettings(url=SecretStr(fresh_database(request.getfixturevalue("postgres_url"))))

@@ -1,0 +1,39 @@
+"""One guard stands in front of every route, and opens none that nobody has spoken for."""
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+
+from corral.config import ApiKey, QueueSettings, key_digest
+from corral.core.errors import Forbidden
+from corral.pipeline.authenticate import Keyring
+from corral.web.roles import ROLES, guard
+from support.run import async_test
+
+KEYS = (ApiKey(digest=key_digest("key-of-operator"), client="operator", operator=True),)
+KEYRING = Keyring(KEYS, QueueSettings(), allow_anonymous=True, clock=lambda: 0.0)
+
+
+async def get(path: str, *, key: str | None) -> httpx.Response:
+    """What an application with one route that the table names, and one that it does not, answers."""
+    router = APIRouter()
+    for served in ("/health/live", "/new"):
+        router.add_api_route(served, lambda: "reached")
+    app = FastAPI()
+    app.include_router(router, dependencies=[Depends(guard(KEYRING, loopback=True))])
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://corral") as client:
+        return await client.get(path, headers=headers)
+
+
+@async_test
+async def test_a_declared_route_is_reached() -> None:
+    assert (await get("/health/live", key=None)).json() == "reached"
+
+
+@pytest.mark.parametrize("key", [None])
+@async_test
+async def test_a_route_without_a_role_stays_shut(key: str | None) -> None:
+    assert ("GET", "/new") not in ROLES
+    with pytest.raises(Forbidden):
+        await get("/new", key=key)
