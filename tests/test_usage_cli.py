@@ -15,6 +15,7 @@ from corral.config import UsageSettings
 from corral.core.usage_report import By, Every, Question, UsageSum
 from corral.store.database import migrate, open_engine
 from corral.store.ingest import Ingester
+from corral.store.take import Taker
 from corral.usage_cli import SPARKS, period_table, spark_table, sparkline
 from support.books import store_of
 from support.journals import finish, journal_in, record_of
@@ -42,7 +43,7 @@ async def _fill(directory: Path) -> None:
         record.opened_unix_s = time.time() - 7200 - 4.5
         finish(journal, record)
     journal.shut()
-    ingester = Ingester(engine, journal, UsageSettings(journal_dir=directory / "journal"), {})
+    ingester = Ingester(Taker(engine), journal, UsageSettings(journal_dir=directory / "journal"), {})
     await ingester.turn()
     ingester.leave()
     journal.leave()

@@ -22,6 +22,7 @@ from corral.core.sketch import Sketch
 from corral.store.database import open_engine
 from corral.store.ingest import Ingester
 from corral.store.line import decoded
+from corral.store.take import Taker
 from support.books import (
     Row,
     empty_store,
@@ -89,7 +90,7 @@ class Corrals:
     def start(self) -> None:
         self.journal = journal_in(self.directory, FILE_BYTES)
         self.ingester = Ingester(
-            self.engine, self.journal, UsageSettings(journal_dir=self.directory, keep_days=0), PRICES
+            Taker(self.engine), self.journal, UsageSettings(journal_dir=self.directory, keep_days=0), PRICES
         )
 
     def look(self) -> None:

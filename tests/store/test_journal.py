@@ -202,3 +202,17 @@ async def test_a_directory_that_cannot_be_written_stops_nobody(
     journal.shut()
     assert [line[0] for line in lines_in(blocked) if line[0]] == [1]
     journal.leave()
+
+
+@in_virtual_time
+async def test_what_comes_after_the_end_is_counted_as_lost(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path)
+    late = record_of(2)
+    journal.seal(record_of(1))
+    journal.shut()
+    journal.seal(late)
+    journal.close(late)
+    assert journal.lost == 1
+    assert journal.current is None
+    assert [line[0] for line in lines_in(tmp_path)] == [1]
+    journal.leave()

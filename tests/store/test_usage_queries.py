@@ -18,6 +18,7 @@ from corral.store.database import migrate, open_engine
 from corral.store.ingest import Ingester
 from corral.store.retention import forget
 from corral.store.tables import api_key
+from corral.store.take import Taker
 from corral.store.usage import spent, usage_of
 from support.books import empty_store, read_exchanges, read_hours, store_of
 from support.journals import finish, journal_in, record_of
@@ -67,7 +68,10 @@ def ended(number: int, when: float, **of: Any) -> Record:
 async def take(engine: AsyncEngine, directory: Path, records: list[Record]) -> None:
     journal = journal_in(directory)
     ingester = Ingester(
-        engine, journal, UsageSettings(journal_dir=directory, keep_days=0, keep_sums_days=0), {"llama": Price(1.0)}
+        Taker(engine),
+        journal,
+        UsageSettings(journal_dir=directory, keep_days=0, keep_sums_days=0),
+        {"llama": Price(1.0)},
     )
     for record in records:
         finish(journal, record)

@@ -11,18 +11,20 @@ from corral.core.usage_report import Question, UsageSum
 from corral.store.ingest import STOP_S, Ingester
 from corral.store.journal import Journal
 from corral.store.opened import Store
+from corral.store.taker import Child
 from corral.store.usage import spent, usage_of
 
 
 class Accounting:
-    """Journal and ingester of one Corral. Writer of none of their state; ``running`` owns the ingester's task."""
+    """Journal and ingester of one Corral. Writer of none of their state; ``running`` owns their task and process."""
 
     def __init__(self, config: Config, store: Store) -> None:
         """Who has opened the store closes it."""
         usage = config.usage
         self._store = store
         self.journal = Journal(usage.journal_dir, usage.journal_bytes, time.monotonic)
-        self.ingester = Ingester(store.engine, self.journal, usage, prices_of(config))
+        self._child = Child(config.store)
+        self.ingester = Ingester(self._child, self.journal, usage, prices_of(config))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -41,6 +43,7 @@ class Accounting:
             finally:
                 self.ingester.leave()
                 self.journal.leave()
+                await self._child.close()
 
     async def usage_of(self, question: Question) -> list[UsageSum]:
         """Past usage, as far as the store has it; raises StoreUnavailable when it cannot be asked."""

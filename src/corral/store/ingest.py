@@ -1,29 +1,20 @@
-"""Takes what the journals have into the store, off the way of requests."""
+"""Sees to it that what the journals have comes into the store, off the way of requests."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from sqlalchemy.ext.asyncio import AsyncEngine
+from typing import Protocol
 
 from corral.config import UsageSettings
 from corral.core.price import Price
-from corral.store.batch import Batch
-from corral.store.database import migrate, writing
 from corral.store.journal import Journal
 from corral.store.journal_files import JournalFile, dead_runs
-from corral.store.line import FORMAT, Line, decoded, format_of
-from corral.store.retention import forget
-from corral.store.write_usage import Place, advance, insert, place_of, write
+from corral.store.take import Taken, Task
 
 log = logging.getLogger("corral")
 
-# What one transaction takes of a file: some five thousand exchanges.
-PIECE_BYTES = 2**20
-# So much of it is worked on at a time, with other tasks' turns in between: less than a millisecond.
-PART_BYTES = 2**17
 # How often files of dead Corrals are looked for, and old rows deleted.
 ADOPT_EVERY_S = 60.0
 FORGET_EVERY_S = 3600.0
@@ -35,27 +26,37 @@ STOP_S = 5.0
 Prices = Mapping[str, Price]
 
 
+class Takes(Protocol):
+    """Who writes the store: a ``Taker`` here, or a ``Child``, which has one in a process of its own."""
+
+    async def take(self, task: Task) -> Taken:
+        """Take all whole lines that a file has."""
+
+    async def forget(self, settings: UsageSettings, now: float) -> None:
+        """Delete what is to be kept no longer."""
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""
+
+
 @dataclass(slots=True)
 class Source:
     """The files of one run of a Corral, in their order. One writer: the ingester."""
 
     run: str
     files: list[JournalFile]
-    # What is behind it is still to be read; None when it has to be asked for.
-    place: Place | None = None
+    # How far the first of them is in the store, as far as is known.
+    position: int = 0
     # It is no file that this version reads.
     foreign: bool = False
 
 
 class Ingester:
-    """Reads the journals and writes the store, one piece after the other. One writer: the task of ``run``.
-
-    A piece and the place behind it are written in one transaction: whatever breaks off, nothing is lost or doubled.
-    """
+    """Has the journals read, one file after the other, and deletes what is in the store. One writer: ``run``'s task."""
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        takes: Takes,
         journal: Journal,
         settings: UsageSettings,
         prices: Prices,
@@ -64,14 +65,13 @@ class Ingester:
         # As the settings in force have them.
         self.prices = prices
         self.settings = settings
-        # Exchanges that it has written.
+        # Exchanges that it has had written.
         self.rows = 0
-        self._engine = engine
+        self._takes = takes
         self._journal = journal
         self._clock = clock
         self._own = Source(journal.run, [])
         self._adopted: list[Source] = []
-        self._migrated = False
         self._failures = 0
         self._adopt_at = 0.0
         self._forget_at = 0.0
@@ -124,15 +124,9 @@ class Ingester:
             fields = {"why": f"{type(error).__name__}: {error}".splitlines()[0], "lag_bytes": self.lag_bytes}
             log.warning("usage store cannot be written", extra={"fields": fields})
         self._failures += 1
-        for source in (self._own, *self._adopted):
-            # Whether the last transaction was committed is not known.
-            source.place = None
         return min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 10), LAST_PAUSE_S)
 
     async def _take_all(self) -> None:
-        if not self._migrated:
-            await migrate(self._engine)
-            self._migrated = True
         self._adopt()
         for source in list(self._adopted):
             await self._take(source)
@@ -141,7 +135,7 @@ class Ingester:
         self._own.files = list(self._journal.files)
         await self._take(self._own)
         if self._clock() >= self._forget_at:
-            await forget(self._engine, self.settings, time.time())
+            await self._takes.forget(self.settings, time.time())
             self._forget_at = self._clock() + FORGET_EVERY_S
 
     def _adopt(self) -> None:
@@ -154,82 +148,38 @@ class Ingester:
             log.info("usage journal adopted", extra={"fields": {"run": files[0].run, "files": len(files)}})
 
     async def _take(self, source: Source) -> None:
-        """Read its files to their end, and delete those that nobody writes any more."""
+        """Have its files read to their end, and delete those that nobody writes any more."""
         while source.files and not source.foreign:
             file = source.files[0]
-            if source.place is None:
-                async with writing(self._engine) as connection:
-                    source.place = await place_of(connection, source.run)
-            if source.place.file < file.number:
-                # All before has been read.
-                await self._move(source, source.place, file.number)
-            elif source.place.file > file.number:
-                self._drop(source, file)
-            elif piece := file.read(source.place.position, PIECE_BYTES):
-                await self._take_piece(source, source.place, piece)
-            elif file is self._journal.current:
+            # Asked before: what is written meanwhile is for the next time.
+            growing = file is self._journal.current
+            if file.size() > source.position:
+                await self._take_file(source, file)
+            if growing or source.foreign:
                 return
-            else:
-                self._end(source, file, source.place)
+            if torn := file.size() - source.position:
+                log.warning("usage journal has a torn line", extra={"fields": {"run": source.run, "bytes": torn}})
+            self._drop(source, file)
 
-    async def _move(self, source: Source, place: Place, number: int) -> None:
-        """To the beginning of a file."""
-        moved = Place(place.journal, number, 0)
-        async with writing(self._engine) as connection:
-            await advance(connection, place, moved)
-        source.place = moved
-
-    def _end(self, source: Source, file: JournalFile, place: Place) -> None:
-        """All whole lines of a file are in the store, and no more come."""
-        if torn := file.size() - place.position:
-            log.warning("usage journal has a torn line", extra={"fields": {"run": source.run, "bytes": torn}})
-        self._drop(source, file)
+    async def _take_file(self, source: Source, file: JournalFile) -> None:
+        careful = self._failures > 0
+        taken = await self._takes.take(Task(source.run, file.number, str(file.path), file.size(), self.prices, careful))
+        source.position = taken.position
+        source.foreign = taken.foreign
+        self.rows += taken.rows
+        if taken.bad:
+            log.warning("usage journal has bad lines", extra={"fields": {"run": source.run, "lines": taken.bad}})
+        if taken.foreign:
+            log.error("usage journal of another version", extra={"fields": {"run": source.run}})
 
     def _drop(self, source: Source, file: JournalFile) -> None:
         source.files.remove(file)
+        source.position = 0
         if source is self._own:
             self._journal.release(file)
         else:
             file.delete()
 
-    async def _take_piece(self, source: Source, place: Place, piece: bytes) -> None:
-        batch = Batch(place.journal, self.prices, careful=self._failures > 0)
-        behind = place.position + len(piece)
-        if place.position == 0:
-            head, _, piece = piece.partition(b"\n")
-            if format_of(head) != FORMAT:
-                source.foreign = True
-                log.error("usage journal of another version", extra={"fields": {"run": source.run}})
-                return
-        moved = Place(place.journal, place.file, behind)
-        async with writing(self._engine) as connection:
-            await advance(connection, place, moved)
-            rows: list[Line] = []
-            for part in _parts(piece):
-                lines, bad = decoded(part)
-                batch.bad += bad
-                batch.add(lines)
-                rows = await insert(connection, rows + batch.settled())
-            await insert(connection, rows + batch.rest(), last=True)
-            await write(connection, batch)
-        source.place = moved
-        self.rows += batch.rows
-        if batch.bad:
-            log.warning("usage journal has bad lines", extra={"fields": {"run": source.run, "lines": batch.bad}})
-
-
-def _parts(piece: bytes) -> Iterator[bytes]:
-    """The piece in parts of whole lines."""
-    start = 0
-    while start < len(piece):
-        end = piece.find(b"\n", min(start + PART_BYTES, len(piece)) - 1) + 1
-        yield piece[start:end]
-        start = end
-
 
 def _unread_bytes(source: Source) -> int:
-    place = source.place
-    number, position = (place.file, place.position) if place is not None else (0, 0)
-    return sum(
-        file.size() - (position if file.number == number else 0) for file in source.files if file.number >= number
-    )
+    return max(0, sum(file.size() for file in source.files) - source.position)

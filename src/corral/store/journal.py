@@ -100,14 +100,15 @@ class Journal:
         file.delete()
 
     def shut(self) -> None:
-        """Write what is left to be told, as far as that is possible."""
+        """Write what is left to be told, as far as that is possible; what comes now is lost."""
         self._tell_closings()
         self._write_kept()
         self.lost += len(self._kept)
         self._kept.clear()
+        self._descriptor, self._left = -1, True
 
     def leave(self) -> None:
-        """Let go of the files that the store has not taken; the next Corral adopts them. What comes now is lost."""
+        """Let go of the files that the store has not taken; the next Corral adopts them."""
         self._descriptor, self._left = -1, True
         for timer in (self._closings_timer, self._retry_timer):
             if timer is not None:

@@ -69,11 +69,6 @@ class JournalFile:
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
-    def read(self, offset: int, limit: int) -> bytes:
-        """Whole lines from an offset on, of that many bytes at most; nothing where no line is complete."""
-        piece = os.pread(self.descriptor, limit, offset)
-        return piece[: piece.rfind(b"\n") + 1]
-
     def close(self) -> None:
         """Let go of it."""
         with suppress(OSError):
