@@ -1,8 +1,10 @@
 """Keys in a store, as users meet them: by commands and by the operator's API, in one Corral and in several."""
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -305,6 +307,21 @@ def test_authentication_goes_on_while_the_database_is_away(tmp_path: Path, fake:
             assert admin(gateway, "POST", "", {"client": "late"}).status_code == 201
             assert url not in gateway.output
             assert "canary-password" not in gateway.output + str(gateway.get("/admin/models", headers=OPERATOR).text)
+
+
+def test_a_locked_database_keeps_only_operators_waiting(place: Place) -> None:
+    _, secret = place.key()
+    with place.gateway() as gateway:
+        gateway.until_ready()
+        with closing(sqlite3.connect(place.directory / "run" / "corral.db")) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            away = admin(gateway, "POST", "", {"client": "late"})
+            assert (away.status_code, away.json()["error"]["code"]) == (503, "store_unavailable")
+            assert status(gateway, secret) == 200
+        made = admin(gateway, "POST", "", {"client": "late"})
+        assert made.status_code == 201
+        assert status(gateway, made.json()["secret"]) == 200
+        gateway.until(lambda: len(own_usage(gateway, secret)) == 1, "accounted for")
 
 
 # -- row 1 -----------------------------------------------------------------------------------
