@@ -43,6 +43,11 @@ class Child:
         self._store = store
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, if it has been started."""
+        return None if self._process is None else self._process.pid
+
     async def take(self, task: Task) -> Taken:
         """As ``Taker.take``; raises TakerFailed or OSError."""
         return Taken(**await self._ask({"take": asdict(task)}))
@@ -77,7 +82,9 @@ class Child:
             answer = await process.stdout.readline()
         except BaseException:
             # What it would answer is an answer to nothing that is asked later.
-            process.kill()
+            self._process = None
+            with suppress(ProcessLookupError):
+                process.kill()
             raise
         if not answer:
             await self.close()
