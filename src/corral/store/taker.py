@@ -77,7 +77,8 @@ class Child:
             answer = await process.stdout.readline()
         except BaseException:
             # What it would answer is an answer to nothing that is asked later.
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             raise
         if not answer:
             await self.close()
