@@ -53,9 +53,9 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def cpu_s(root: int) -> float:
-    """The CPU time that a process and its descendants have spent so far."""
-    spent = [fields for pid in tree(root) if (fields := _stat(pid))]
+def cpu_s(root: int, *, alone: bool = False) -> float:
+    """The CPU time that a process has spent so far, with its descendants or alone."""
+    spent = [fields for pid in ([root] if alone else tree(root)) if (fields := _stat(pid))]
     return sum(int(fields[11]) + int(fields[12]) for fields in spent) * TICK_S
 
 

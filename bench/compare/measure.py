@@ -39,12 +39,14 @@ class Bench:
     def sampled(self, arguments: Sequence[str], root: int | None) -> Sample:
         """The same of a load that is given by its arguments."""
         stub_before, before = cpu_s(self.stub_pid), cpu_s(root) if root else 0.0
+        alone_before = cpu_s(root, alone=True) if root else 0.0
         begun = time.monotonic()
         told = self._run(arguments)
         lasted = time.monotonic() - begun
         spent = cpu_s(root) - before if root else 0.0
         if told["requests"]:
             told["cpu_us"] = spent / told["requests"] * 1e6
+            told["alone_us"] = (cpu_s(root, alone=True) - alone_before) / told["requests"] * 1e6 if root else 0.0
             told["per_cpu_s"] = told["requests"] / spent if spent else 0.0
         if told["tokens"]:
             told["cpu_us_token"] = spent / told["tokens"] * 1e6

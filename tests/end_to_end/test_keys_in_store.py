@@ -217,8 +217,12 @@ def test_keys_are_changed_by_the_operators_api(place: Place) -> None:
     with place.gateway() as gateway:
         (listed,) = admin(gateway, "GET", "").json()["keys"]
         assert (listed["id"], listed["client"], listed["standing"]) == (key_id, "team_a", "valid")
-        changed = admin(gateway, "PATCH", f"/{key_id}", {"models": ["two"], "limits": {"tokens": 5}, "name": "x"})
-        assert (changed.status_code, changed.json()["models"], changed.json()["limits"]["tokens"]) == (200, ["two"], 5)
+        changed = admin(gateway, "PATCH", f"/{key_id}", {"models": ["two"], "limits": {"in_flight": 5}, "name": "x"})
+        assert (changed.status_code, changed.json()["models"], changed.json()["limits"]["in_flight"]) == (
+            200,
+            ["two"],
+            5,
+        )
         assert status(gateway, secret, model="one") == 403
         assert admin(gateway, "PATCH", f"/{key_id}", {"models": None}).json()["models"] == []
         assert status(gateway, secret, model="one") == 200
