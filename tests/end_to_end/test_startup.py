@@ -147,7 +147,7 @@ def test_other_machines_see_metrics_and_addresses_with_the_operators_key_only(tm
     )
     with listening as gateway:
         metrics = [gateway.get("/metrics", headers=headers).status_code for headers in ({}, clients, operators)]
-        assert metrics == [401, 401, 200]
+        assert metrics == [401, 403, 200]
         health = [gateway.get("/health", headers=headers).text for headers in ({}, clients, operators)]
         assert ["127.0.0.1:1" in text for text in health] == [False, False, True]
         assert gateway.get("/health/live").status_code == 200
