@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -91,6 +92,29 @@ async def test_a_change_leaves_what_it_does_not_name(store_settings: StoreSettin
         )
         assert (again.model_quotas, again.expires) == ((("x", Quota(tokens=1)),), None)
         assert await keys.get(key.id) == again
+
+
+@pytest.mark.parametrize(
+    ("said", "requests", "of_model"),
+    [
+        ({"limits": {}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {"llama-*": {}}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {"llama-*": {"tokens": 7}}}, 5, {"requests": 3, "tokens": 7}),
+        ({"model_limits": {"llama-*": {"tokens": None}}}, 5, {"requests": 3}),
+        ({"model_limits": {"llama-*": None, "other": None}}, 5, None),
+        ({"limits": None}, None, {"requests": 3, "tokens": 9}),
+        ({"model_limits": None}, 5, None),
+    ],
+)
+def test_a_limit_that_is_not_named_stays(
+    said: dict[str, Any], requests: int | None, of_model: dict[str, int] | None
+) -> None:
+    limits = {"llama-*": QuotaTerms(requests=3, tokens=9)}
+    terms = KeyTerms(client="a", limits=QuotaTerms(requests=5), model_limits=limits)
+    changed = KeyChange.model_validate(said).applied_to(terms)
+    expected = {} if of_model is None else {"llama-*": QuotaTerms(**of_model)}
+    assert (changed.limits.requests, changed.model_limits) == (requests, expected)
 
 
 @async_test
