@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
 from corral.config import StoreSettings
 from corral.core.api_key import MARK, Standing, StoredKey, digest_of
-from corral.core.errors import KeyNotFound
+from corral.core.errors import InvalidRequest, KeyNotFound
 from corral.core.principal import Priority, Quota, Scope
-from corral.store.database import writing
+from corral.store.database import reading, writing
 from corral.store.keys import KeyStore
 from corral.store.opened import Store
 from corral.store.tables import api_key
@@ -175,16 +176,26 @@ async def test_a_key_that_there_is_not_is_said_so_and_is_no_change(store_setting
         assert await keys.version() == version
 
 
+@pytest.mark.parametrize("strange", [{"grants": '{"scopes": ["new"]}'}, {"grants": "[1]"}, {"priority": "new"}])
 @async_test
-async def test_a_key_that_is_not_understood_keeps_no_other_from_being_read(
-    store_settings: StoreSettings, caplog: pytest.LogCaptureFixture
+async def test_a_key_that_is_not_understood_opens_nothing_and_keeps_no_other_from_being_read(
+    store_settings: StoreSettings, strange: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(store_settings) as keys:
         one, _ = await keys.create(KeyTerms(client="one"))
         other, _ = await keys.create(KeyTerms(client="other"))
         async with writing(keys.engine) as connection:
-            await connection.execute(api_key.update().where(api_key.c.id == one.id), {"grants": '{"scopes": ["new"]}'})
-        assert await keys.all() == [other]
+            await connection.execute(api_key.update().where(api_key.c.id == one.id).values(strange))
+        found = {key.id: key for key in await keys.all()}
+        shut, read = found[one.id], found[other.id]
+        assert (shut.id, shut.standing(0), read) == (one.id, Standing.REVOKED, other)
+        with pytest.raises(InvalidRequest, match="newer"):
+            await keys.change(one.id, KeyChange(name="x"))
+        # Also for those who understand it.
+        assert (await keys.revoke(one.id)).revoked == NOW
+        async with reading(keys.engine) as connection:
+            revoked = await connection.execute(sa.select(api_key.c.revoked).where(api_key.c.id == one.id))
+            assert revoked.scalar_one() == NOW
     assert one.id in str([record.__dict__.get("fields") for record in caplog.records])
 
 
