@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 
 from corral.config import StoreSettings
@@ -105,4 +106,19 @@ async def test_a_key_that_is_not_understood_any_more_is_not_gone_by_as_it_was(tm
         await connection.execute(update(api_key).values(grants='{"new": 1}', revoked=5.0, version=version))
     await watched.watch.refresh()
     assert watched.known.keys[key.id].standing(0) is Standing.REVOKED
+    await watched.store.close()
+
+
+@async_test
+async def test_a_store_of_a_newer_corral_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = StoreSettings(file=tmp_path / "corral.db")
+    newer = Watched(settings)
+    await newer.store.prepare()
+    async with writing(newer.store.engine) as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
+    await newer.store.close()
+    watched = Watched(settings)
+    await watched.watch.try_refresh()
+    assert (watched.watch.away, watched.known.read) == (True, False)
+    assert "newer Corral" in str([record.__dict__.get("fields") for record in caplog.records])
     await watched.store.close()

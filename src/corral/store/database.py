@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -88,7 +89,10 @@ def _upgrade(connection: Connection) -> None:
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreUnavailable("the store is of a newer Corral; run that version", retry_after_s=1.0) from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  (SQLAlchemy's adapter)
