@@ -205,6 +205,20 @@ async def test_it_runs_on_a_cluster() -> None:
             assert not limits.away
 
 
+@pytest.mark.parametrize("said", [b":abc\r\n", b"*-1\r\n", b"_\r\n", b":5\r\n", b"%1\r\n+a\r\n+b\r\n"])
+@on_both_loops
+async def test_what_is_no_valkey_is_away(said: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while heard := await reader.read(65536):
+            writer.write(said * heard.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server, sharing(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as limits:
+        await until(lambda: limits.away)
+        assert await limits.take(rules_of({Limit.REQUESTS: 10}), 0) is None
+
+
 @pytest.mark.parametrize("steps", range(8))
 @on_both_loops
 async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, valkey_url: str) -> None:

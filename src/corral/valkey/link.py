@@ -24,8 +24,9 @@ PAUSE_S = 0.5
 KEPT = 100_000
 # What Valkey refuses so often although it can be written to is wrong itself.
 TRIES = 3
-# What ends a connection. (uvloop says RuntimeError of one that is closed already.)
-FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+# What ends a connection. (uvloop says RuntimeError of one that is closed already; the last four are what
+# the library makes of answers that no Valkey gives, or not to this.)
+FAULTS = (RedisError, OSError, TimeoutError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 STALLS = (TimeoutError, RedisTimeoutError)
 
 
