@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from corral.config import StoreSettings
 from corral.core.api_key import MARK, Standing, StoredKey, digest_of
 from corral.core.errors import InvalidRequest, KeyNotFound
 from corral.core.principal import Priority, Quota, Scope
-from corral.store.database import reading, writing
+from corral.store.database import database_url, reading, writing
 from corral.store.keys import KeyStore
 from corral.store.opened import Store
 from corral.store.tables import api_key
@@ -244,3 +244,8 @@ async def test_row_6_a_store_holds_no_key_and_repr_shows_no_hash(store_settings:
         files = [file.read_bytes() for file in store_settings.file.parent.iterdir()]
         assert any(digest_of(secret) in content for content in files)
         assert not any(secret.encode() in content for content in files)
+
+
+def test_tls_to_postgresql_is_asked_for_by_its_own_name() -> None:
+    url = database_url(StoreSettings(url=SecretStr("postgresql://u:p@host/db?sslmode=verify-full")))
+    assert (url.host, url.database, dict(url.query)) == ("host", "db", {"ssl": "verify-full"})

@@ -43,7 +43,10 @@ def database_url(settings: StoreSettings) -> URL:
     """Where the store is, in SQLAlchemy's terms."""
     if settings.url is None:
         return URL.create("sqlite+aiosqlite", database=str(settings.file))
-    return make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+    url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+    # libpq's name, by which everybody knows it; asyncpg takes the same words by its own.
+    told = url.query.get("sslmode")
+    return url if told is None else url.difference_update_query(["sslmode"]).update_query_dict({"ssl": told})
 
 
 @asynccontextmanager
