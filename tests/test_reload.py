@@ -11,9 +11,19 @@ from typing import Any
 import pytest
 
 from corral.assembly import Assembly
-from corral.config import Config, LimitSettings, QueueSettings, RequestSettings, ServerSettings
+from corral.config import (
+    ApiKey,
+    AuthSettings,
+    Config,
+    LimitSettings,
+    QueueSettings,
+    RequestSettings,
+    ServerSettings,
+    StoreSettings,
+    key_digest,
+)
 from corral.core.call import Call, Endpoint
-from corral.core.errors import ConfigError, ModelNotFound, NotReady, RateLimited, ShuttingDown
+from corral.core.errors import ConfigError, ModelNotFound, NotReady, RateLimited, ShuttingDown, Unauthorized
 from corral.core.lifecycle import Phase
 from corral.core.principal import Principal
 from corral.core.record import Record
@@ -403,6 +413,21 @@ async def test_a_remote_replica_keeps_its_calls_when_its_weight_and_key_change(t
                 await corral.until(lambda: not replica.ready)
             await corral.reload(config_of(tmp_path, before))
             await corral.use("a")
+
+
+@async_test
+async def test_the_last_key_is_not_taken_away_for_a_store_that_counts_from_the_next_start_on(tmp_path: Path) -> None:
+    keyed = AuthSettings(keys=(ApiKey(digest=key_digest("one"), client="one"),))
+    store = StoreSettings(file=tmp_path / "corral.db")
+    before = config_of(tmp_path, A).model_copy(update={"auth": keyed, "store": store})
+    async with reloading(before) as corral:
+        # As ``corral keys create`` makes it.
+        store.file.touch()
+        with pytest.raises(ConfigError, match="no other key is set"):
+            await corral.reload(before.model_copy(update={"auth": AuthSettings()}))
+        with pytest.raises(Unauthorized):
+            corral.assembly.exchange.keyring.authenticate([])
+        await corral.reload(before)
 
 
 @async_test

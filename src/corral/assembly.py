@@ -160,6 +160,9 @@ class Assembly:
         if config.server.host != self.config.server.host:
             # Whether keys are needed depends on it.
             raise ConfigError(["server.host: cannot be changed while Corral runs; restart it"])
+        if self.tenancy is None and config.store.used and not config.auth.keys and not config.auth.allow_anonymous:
+            # Nobody would be asked for a key: what has passed as safe counts on those of the store.
+            raise ConfigError(["store: its keys count from the next start on, and no other key is set; restart Corral"])
         maker = self._maker(config)
         await asyncio.to_thread(maker.read_files)
         if self.watches.closed:

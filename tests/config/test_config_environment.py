@@ -117,3 +117,37 @@ def test_a_name_twice_in_a_dotenv_file_is_refused(refused: Refused) -> None:
 def test_nothing_in_a_dotenv_file_is_expanded(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTX", "4096")
     assert configured(dotenv="ENABLED_MODELS=a\nMODEL_PATH='${CTX}'").llama.model_path == Path("${CTX}")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("CORRAL_VALKEY_URL", "redis://:canary/x@host:6379/0"),
+        ("CORRAL_VALKEY_URL", "redis://u:x[canary@host:6379/0"),
+        ("CORRAL_VALKEY_URL", "redis://:canary@host:port/0"),
+        ("CORRAL_VALKEY_URL", "http://:canary@host"),
+        ("CORRAL_STORE_URL", "postgresql://u:canary@host:port/db"),
+        ("CORRAL_STORE_URL", "postgresql://u:canary@host/db?canary=1"),
+        ("CORRAL_STORE_URL", "mysql://u:canary@host/db"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_refused_and_not_repeated(refused: Refused, name: str, url: str) -> None:
+    (problem,) = refused(env={name: url})
+    assert "the URL" in problem
+    assert "canary" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("CORRAL_VALKEY_URL", "rediss://u:p%2Fw@[::1]:6379"),
+        ("CORRAL_VALKEY_URL", "unix:///run/valkey.sock"),
+        ("CORRAL_STORE_URL", "postgresql:///db?host=/run/postgresql"),
+        ("CORRAL_STORE_URL", "postgres://u:p/w@[::1]:5432/db?sslmode=require"),
+    ],
+)
+def test_an_address_that_can_be_read_is_taken(configured: Configured, name: str, url: str) -> None:
+    config = configured(env={name: url})
+    taken = config.valkey.url or config.store.url
+    assert taken is not None
+    assert taken.get_secret_value() == url

@@ -1,7 +1,12 @@
 """Journal, ingester and the process that writes the store, together."""
 
+import asyncio
+import shutil
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from corral.config import Config, StoreSettings, UsageSettings
 from corral.store.accounting import Accounting
@@ -53,4 +58,30 @@ async def test_what_is_written_until_the_end_is_in_the_store_then(tmp_path: Path
             books.journal.close(record)
     assert [row["outcome"] for row in await read_exchanges(store.engine)] == ["ok"] * 5
     assert list((tmp_path / "journal").iterdir()) == []
+    await store.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file without a name is read by way of /proc")
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "deleted"])
+@async_test
+async def test_a_journal_that_is_taken_away_is_read_all_the_same_and_followed_by_another(
+    tmp_path: Path, moved: bool
+) -> None:
+    store = Store(store_of(tmp_path / "corral.db"))
+    config = config_in(tmp_path)
+    books = Accounting(config, store)
+    async with books.running():
+        await books.ingester.caught_up.wait()
+        finish(books.journal, record_of(0))
+        if moved:
+            config.usage.journal_dir.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(config.usage.journal_dir)
+        async with asyncio.timeout(20):
+            while books.ingester.rows < 1:  # noqa: ASYNC110  (nobody tells)
+                await asyncio.sleep(0.01)
+        assert books.journal.current is not None
+        assert books.journal.current.found
+        finish(books.journal, record_of(1))
+    assert [row["request_id"] for row in await read_exchanges(store.engine)] == ["req-0", "req-1"]
     await store.close()

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import update
+import pytest
+from sqlalchemy import select, update
 
 from corral.config import StoreSettings
+from corral.core.api_key import Standing
 from corral.core.errors import StoreUnavailable
 from corral.pipeline.authenticate import StoredKeys
 from corral.store.database import writing
@@ -88,4 +90,35 @@ async def test_a_store_that_was_put_back_to_an_older_state_is_read_anew(tmp_path
         await connection.execute(update(keyring).values(version=keyring.c.version - 1))
     await watched.watch.refresh()
     assert watched.clients() == {"one"}
+    await watched.store.close()
+
+
+@async_test
+async def test_a_key_that_is_not_understood_any_more_is_not_gone_by_as_it_was(tmp_path: Path) -> None:
+    watched = Watched(StoreSettings(file=tmp_path / "corral.db"))
+    await watched.store.prepare()
+    key, _ = await watched.keys.create(KeyTerms(client="one"))
+    await watched.watch.refresh()
+    async with writing(watched.store.engine) as connection:
+        # As a newer Corral may write and revoke it.
+        await connection.execute(update(keyring).values(version=keyring.c.version + 1))
+        version = select(keyring.c.version).scalar_subquery()
+        await connection.execute(update(api_key).values(grants='{"new": 1}', revoked=5.0, version=version))
+    await watched.watch.refresh()
+    assert watched.known.keys[key.id].standing(0) is Standing.REVOKED
+    await watched.store.close()
+
+
+@async_test
+async def test_a_store_of_a_newer_corral_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = StoreSettings(file=tmp_path / "corral.db")
+    newer = Watched(settings)
+    await newer.store.prepare()
+    async with writing(newer.store.engine) as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
+    await newer.store.close()
+    watched = Watched(settings)
+    await watched.watch.try_refresh()
+    assert (watched.watch.away, watched.known.read) == (True, False)
+    assert "newer Corral" in str([record.__dict__.get("fields") for record in caplog.records])
     await watched.store.close()

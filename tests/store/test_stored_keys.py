@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
-from pydantic import ValidationError
+import sqlalchemy as sa
+from pydantic import SecretStr, ValidationError
 
 from corral.config import StoreSettings
 from corral.core.api_key import MARK, Standing, StoredKey, digest_of
-from corral.core.errors import KeyNotFound
+from corral.core.errors import InvalidRequest, KeyNotFound
 from corral.core.principal import Priority, Quota, Scope
-from corral.store.database import writing
+from corral.store.database import database_url, reading, writing
 from corral.store.keys import KeyStore
 from corral.store.opened import Store
 from corral.store.tables import api_key
@@ -93,6 +95,29 @@ async def test_a_change_leaves_what_it_does_not_name(store_settings: StoreSettin
         assert await keys.get(key.id) == again
 
 
+@pytest.mark.parametrize(
+    ("said", "requests", "of_model"),
+    [
+        ({"limits": {}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {"llama-*": {}}}, 5, {"requests": 3, "tokens": 9}),
+        ({"model_limits": {"llama-*": {"tokens": 7}}}, 5, {"requests": 3, "tokens": 7}),
+        ({"model_limits": {"llama-*": {"tokens": None}}}, 5, {"requests": 3}),
+        ({"model_limits": {"llama-*": None, "other": None}}, 5, None),
+        ({"limits": None}, None, {"requests": 3, "tokens": 9}),
+        ({"model_limits": None}, 5, None),
+    ],
+)
+def test_a_limit_that_is_not_named_stays(
+    said: dict[str, Any], requests: int | None, of_model: dict[str, int] | None
+) -> None:
+    limits = {"llama-*": QuotaTerms(requests=3, tokens=9)}
+    terms = KeyTerms(client="a", limits=QuotaTerms(requests=5), model_limits=limits)
+    changed = KeyChange.model_validate(said).applied_to(terms)
+    expected = {} if of_model is None else {"llama-*": QuotaTerms(**of_model)}
+    assert (changed.limits.requests, changed.model_limits) == (requests, expected)
+
+
 @async_test
 async def test_a_rotated_key_is_the_same_with_another_secret(store_settings: StoreSettings) -> None:
     async with opened(store_settings) as keys:
@@ -151,16 +176,26 @@ async def test_a_key_that_there_is_not_is_said_so_and_is_no_change(store_setting
         assert await keys.version() == version
 
 
+@pytest.mark.parametrize("strange", [{"grants": '{"scopes": ["new"]}'}, {"grants": "[1]"}, {"priority": "new"}])
 @async_test
-async def test_a_key_that_is_not_understood_keeps_no_other_from_being_read(
-    store_settings: StoreSettings, caplog: pytest.LogCaptureFixture
+async def test_a_key_that_is_not_understood_opens_nothing_and_keeps_no_other_from_being_read(
+    store_settings: StoreSettings, strange: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(store_settings) as keys:
         one, _ = await keys.create(KeyTerms(client="one"))
         other, _ = await keys.create(KeyTerms(client="other"))
         async with writing(keys.engine) as connection:
-            await connection.execute(api_key.update().where(api_key.c.id == one.id), {"grants": '{"scopes": ["new"]}'})
-        assert await keys.all() == [other]
+            await connection.execute(api_key.update().where(api_key.c.id == one.id).values(strange))
+        found = {key.id: key for key in await keys.all()}
+        shut, read = found[one.id], found[other.id]
+        assert (shut.id, shut.standing(0), read) == (one.id, Standing.REVOKED, other)
+        with pytest.raises(InvalidRequest, match="newer"):
+            await keys.change(one.id, KeyChange(name="x"))
+        # Also for those who understand it.
+        assert (await keys.revoke(one.id)).revoked == NOW
+        async with reading(keys.engine) as connection:
+            revoked = await connection.execute(sa.select(api_key.c.revoked).where(api_key.c.id == one.id))
+            assert revoked.scalar_one() == NOW
     assert one.id in str([record.__dict__.get("fields") for record in caplog.records])
 
 
@@ -209,3 +244,8 @@ async def test_row_6_a_store_holds_no_key_and_repr_shows_no_hash(store_settings:
         files = [file.read_bytes() for file in store_settings.file.parent.iterdir()]
         assert any(digest_of(secret) in content for content in files)
         assert not any(secret.encode() in content for content in files)
+
+
+def test_tls_to_postgresql_is_asked_for_by_its_own_name() -> None:
+    url = database_url(StoreSettings(url=SecretStr("postgresql://u:p@host/db?sslmode=verify-full")))
+    assert (url.host, url.database, dict(url.query)) == ("host", "db", {"ssl": "verify-full"})

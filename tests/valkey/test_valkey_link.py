@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from corral.core.limits import Limit
-from corral.valkey.link import _plain
+from corral.valkey.link import Command, Link, Script, _plain
+from corral.valkey.shared_limits import LIMITS
+from support.loops import on_both_loops
 from support.run import async_test
 from support.sharing import must_take, rules_of, sharing
 
@@ -201,6 +203,42 @@ async def test_it_runs_on_a_cluster() -> None:
             verdict, _ = await must_take(limits, rules, 100)
             assert [standing.left for standing in verdict.standings] == [7, 750, 0, 0]
             assert not limits.away
+
+
+@pytest.mark.parametrize("said", [b":abc\r\n", b"*-1\r\n", b"_\r\n", b":5\r\n", b"%1\r\n+a\r\n+b\r\n"])
+@on_both_loops
+async def test_what_is_no_valkey_is_away(said: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while heard := await reader.read(65536):
+            writer.write(said * heard.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server, sharing(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as limits:
+        await until(lambda: limits.away)
+        assert await limits.take(rules_of({Limit.REQUESTS: 10}), 0) is None
+
+
+@pytest.mark.parametrize("steps", range(8))
+@on_both_loops
+async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, valkey_url: str) -> None:
+    """The library loses a cancellation in one of these moments."""
+    probe = Command(LIMITS, ("test:probe",), "probe -")
+    link = Link(valkey_url, 1.0, probe, lambda: None)
+    task = asyncio.create_task(link.run())
+    await link.ask(*said_by(probe))
+    link.tell(*said_by(probe))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    ended, _ = await asyncio.wait({task}, timeout=WAIT_S / 10)
+    task.cancel()
+    await asyncio.wait({task}, timeout=WAIT_S)
+    assert ended
+
+
+def said_by(command: Command) -> tuple[Script, Sequence[str], str]:
+    return command.script, command.keys, command.words
 
 
 @pytest.mark.parametrize(

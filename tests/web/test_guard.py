@@ -2,12 +2,12 @@
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 
 from corral.config import ApiKey, QueueSettings, key_digest
-from corral.core.errors import Forbidden
-from corral.pipeline.authenticate import Keyring
-from corral.web.roles import ROLES, guard
+from corral.core.errors import Forbidden, StoreUnavailable
+from corral.pipeline.authenticate import Keyring, StoredKeys
+from corral.web.roles import ROLES, guard, is_operator
 from support.run import async_test
 
 KEYS = (ApiKey(digest=key_digest("key-of-operator"), client="operator", operator=True),)
@@ -37,3 +37,12 @@ async def test_a_route_without_a_role_stays_shut(key: str | None) -> None:
     assert ("GET", "/new") not in ROLES
     with pytest.raises(Forbidden):
         await get("/new", key=key)
+
+
+def test_who_cannot_be_known_yet_is_told_what_everybody_is() -> None:
+    """The keys of the store have not been read: that is no reason to say that Corral is not well."""
+    keyring = Keyring((), QueueSettings(), allow_anonymous=False, clock=lambda: 0.0, stored=StoredKeys())
+    request = Request({"type": "http", "headers": [(b"authorization", b"Bearer one-of-the-store")]})
+    with pytest.raises(StoreUnavailable):
+        keyring.authenticate(request.scope["headers"])
+    assert not is_operator(request, keyring)

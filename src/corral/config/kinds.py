@@ -1,13 +1,23 @@
 """What kinds of values settings have, each with the way it is read."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 
 from corral.config import units, urls, values
 from corral.config.keys import KEY
 from corral.config.problems import Mistake
+
+# As SQLAlchemy reads it, and with a port that is one.
+POSTGRES_URL = re.compile(
+    r"postgres(?:ql)?://(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|[^/:?]+)?(?::\d*)?(?:/[^?]*)?(?:\?(?P<options>.*))?"
+)
+# What asyncpg takes as text.
+POSTGRES_OPTIONS = frozenset({"host", "passfile", "service", "servicefile", "ssl", "sslmode", "target_session_attrs"})
+ESCAPES = "in a password, / # ? @ : [ are %2F %23 %3F %40 %3A %5B"
 
 # Numbers end up as C ints in llama.cpp.
 Count = Annotated[int, BeforeValidator(values.whole_number), Field(ge=0, le=2**31 - 1)]
@@ -46,15 +56,29 @@ def _sendable(secret: SecretStr) -> SecretStr:
 
 
 def _database(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().startswith(("postgresql://", "postgres://")):
-        right = "write postgresql://USER:PASSWORD@HOST/NAME; for SQLite set store.file instead"
+    text = secret.get_secret_value()
+    right = "write postgresql://USER:PASSWORD@HOST/NAME; for SQLite set store.file instead"
+    if not text.startswith(("postgresql://", "postgres://")):
         raise Mistake("the URL is not one of PostgreSQL", right)
+    read = POSTGRES_URL.fullmatch(text)
+    if read is None:
+        raise Mistake("the URL cannot be read", f"{right}; {ESCAPES}")
+    if not {name for name, _ in parse_qsl(read["options"] or "")} <= POSTGRES_OPTIONS:
+        raise Mistake(
+            "the URL has options that are not known", f"use no others than {', '.join(sorted(POSTGRES_OPTIONS))}"
+        )
     return secret
 
 
 def _valkey(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().startswith(("redis://", "rediss://", "valkey://", "valkeys://", "unix://")):
-        raise Mistake("the URL is not one of Valkey or Redis", "write redis://:PASSWORD@HOST:6379/0")
+    text, right = secret.get_secret_value(), "write redis://:PASSWORD@HOST:6379/0"
+    if not text.startswith(("redis://", "rediss://", "valkey://", "valkeys://", "unix://")):
+        raise Mistake("the URL is not one of Valkey or Redis", right)
+    try:
+        # Else who connects would say what stands where a port is to be, which may be a part of the password.
+        _ = urlsplit(text).port
+    except ValueError:
+        raise Mistake("the URL cannot be read", f"{right}; {ESCAPES}") from None
     return secret
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 from alembic import command
 from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -42,7 +43,10 @@ def database_url(settings: StoreSettings) -> URL:
     """Where the store is, in SQLAlchemy's terms."""
     if settings.url is None:
         return URL.create("sqlite+aiosqlite", database=str(settings.file))
-    return make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+    url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+    # libpq's name, by which everybody knows it; asyncpg takes the same words by its own.
+    told = url.query.get("sslmode")
+    return url if told is None else url.difference_update_query(["sslmode"]).update_query_dict({"ssl": told})
 
 
 @asynccontextmanager
@@ -88,7 +92,10 @@ def _upgrade(connection: Connection) -> None:
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreUnavailable("the store is of a newer Corral; run that version", retry_after_s=1.0) from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  (SQLAlchemy's adapter)

@@ -153,6 +153,8 @@ class Ingester:
             file = source.files[0]
             # Asked before: what is written meanwhile is for the next time.
             growing = file is self._journal.current
+            if growing and not file.found and self._journal.renew():
+                log.warning("usage journal was taken away", extra={"fields": {"file": str(file.path)}})
             if file.size() > source.position:
                 await self._take_file(source, file)
             if growing or source.foreign:
@@ -163,7 +165,9 @@ class Ingester:
 
     async def _take_file(self, source: Source, file: JournalFile) -> None:
         careful = self._failures > 0
-        taken = await self._takes.take(Task(source.run, file.number, str(file.path), file.size(), self.prices, careful))
+        taken = await self._takes.take(
+            Task(source.run, file.number, str(file.readable), file.size(), self.prices, careful)
+        )
         source.position = taken.position
         source.foreign = taken.foreign
         self.rows += taken.rows

@@ -92,6 +92,12 @@ class Journal:
         """The file that is written now."""
         return self.files[-1] if self._descriptor >= 0 else None
 
+    def renew(self) -> bool:
+        """Go on in another file, as nobody would find this one after the end of this process; whether that works."""
+        before = self.current
+        self._rotate()
+        return self.current is not before
+
     def release(self, file: JournalFile) -> None:
         """The first of ``files`` is in the store to its end, and is deleted."""
         self.files.remove(file)

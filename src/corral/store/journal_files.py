@@ -69,6 +69,19 @@ class JournalFile:
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
+    @property
+    def found(self) -> bool:
+        """It is where its name says: nobody has moved or deleted it."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+        except OSError:
+            return False
+
+    @property
+    def readable(self) -> Path:
+        """Where another process can read it; what is not found any more as long as this one lives (Linux)."""
+        return self.path if self.found else Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
+
     def close(self) -> None:
         """Let go of it."""
         with suppress(OSError):

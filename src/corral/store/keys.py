@@ -10,13 +10,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from corral.core.api_key import PREFIX_CHARS, StoredKey, digest_of, new_id, new_secret
-from corral.core.errors import KeyNotFound
+from corral.core.errors import InvalidRequest, KeyNotFound
 from corral.core.principal import Priority
 from corral.store.database import reading, writing
 from corral.store.tables import api_key, keyring
 from corral.store.terms import KeyChange, KeyTerms, priority_name, terms_of
 
 log = logging.getLogger("corral.store")
+
+# What reading a row fails with that this version has not written.
+STRANGE = (ValueError, TypeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +61,26 @@ class KeyStore:
 
     async def revoke(self, key_id: str) -> StoredKey:
         """The key opens nothing any more, now and for ever; more than once is once. Raises KeyNotFound."""
-        now = self.clock()
-        return await self._update(key_id, lambda key: replace(key, revoked=key.revoked or now))
+        since = sa.func.coalesce(api_key.c.revoked, self.clock())
+        async with writing(self.engine) as connection:
+            version = await _next_version(connection)
+            row = await _row_of(connection, key_id)
+            change = api_key.update().where(api_key.c.id == key_id).values(revoked=since, version=version)
+            revoked = (await connection.execute(change.returning(api_key.c.revoked))).scalar_one()
+        # Also one that is not understood.
+        return replace(_known(row), revoked=revoked)
 
     async def get(self, key_id: str) -> StoredKey:
         """The key of this id. Raises KeyNotFound."""
         async with reading(self.engine) as connection:
-            return await _find(connection, key_id)
+            return _known(await _row_of(connection, key_id))
 
     async def all(self, *, after: int = 0) -> list[StoredKey]:
         """All keys that were made or changed after a version, the oldest first."""
         query = api_key.select().where(api_key.c.version > after).order_by(api_key.c.created, api_key.c.id)
         async with reading(self.engine) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [key for row in rows if (key := _known(row)) is not None]
+        return [_known(row) for row in rows]
 
     async def version(self) -> int:
         """How often keys were changed: what ``all`` tells of was there at this version, or is newer."""
@@ -81,7 +90,7 @@ class KeyStore:
     async def _update(self, key_id: str, change: Callable[[StoredKey], StoredKey]) -> StoredKey:
         async with writing(self.engine) as connection:
             version = await _next_version(connection)
-            key = change(await _find(connection, key_id))
+            key = change(_understood(await _row_of(connection, key_id)))
             row = {**_row(key), "version": version}
             await connection.execute(api_key.update().where(api_key.c.id == key_id), row)
         return key
@@ -92,11 +101,11 @@ async def _next_version(connection: AsyncConnection) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
-async def _find(connection: AsyncConnection, key_id: str) -> StoredKey:
+async def _row_of(connection: AsyncConnection, key_id: str) -> Any:  # noqa: ANN401  (SQLAlchemy's mapping)
     row = (await connection.execute(api_key.select().where(api_key.c.id == key_id))).mappings().one_or_none()
     if row is None:
         raise KeyNotFound("there is no key of this id; 'corral keys list' shows all", param="id")
-    return _key(row)
+    return row
 
 
 def _on(terms: KeyTerms, key: StoredKey) -> StoredKey:
@@ -134,13 +143,21 @@ def _row(key: StoredKey) -> dict[str, Any]:
     }
 
 
-def _known(row: Any) -> StoredKey | None:  # noqa: ANN401  (SQLAlchemy's mapping)
-    """None, and a line in the log, for what only a newer version can have written: the other keys count."""
+def _known(row: Any) -> StoredKey:  # noqa: ANN401  (SQLAlchemy's mapping)
+    """What only a newer version can have written opens nothing here, as if it were revoked; the log says so."""
     try:
         return _key(row)
-    except ValueError:
+    except STRANGE:
         log.exception("a key in the store is not understood", extra={"fields": {"key_id": row["id"]}})
-        return None
+        key = StoredKey(row["id"], row["digest"], row["prefix"], row["client"], row["name"], created=row["created"])
+        return replace(key, revoked=row["created"])
+
+
+def _understood(row: Any) -> StoredKey:  # noqa: ANN401  (SQLAlchemy's mapping)
+    try:
+        return _key(row)
+    except STRANGE as error:
+        raise InvalidRequest("the key is of a newer Corral; change it with that", param="id") from error
 
 
 def _key(row: Any) -> StoredKey:  # noqa: ANN401  (SQLAlchemy's mapping)

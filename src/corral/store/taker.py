@@ -96,7 +96,8 @@ class Child:
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "corral.store.taker"),
+            # Nothing of the directory that Corral was started in is run.
+            *(sys.executable, "-P", "-m", "corral.store.taker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

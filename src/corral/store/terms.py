@@ -94,7 +94,7 @@ class KeyChange(Terms):
     limits: QuotaTerms | None = None
     """Those that are named change, the others stay."""
     model_limits: dict[Pattern, QuotaTerms | None] | None = None
-    """Patterns that are named change, the others stay; null takes one away."""
+    """Those that are named of the patterns that are named change, the others stay; null takes a pattern away."""
     priority: PriorityName | None = None
     weight: Weight | None = None
     expires: UnixTime | None = None
@@ -103,11 +103,10 @@ class KeyChange(Terms):
         """The terms that it leads to."""
         said = self.model_dump(exclude_unset=True)
         told = {**terms.model_dump(), **{name: value for name, value in said.items() if value is not None}}
-        if said.get("limits"):
+        if self.limits is not None:
             told["limits"] = terms.limits.model_dump() | said["limits"]
-        if said.get("model_limits"):
-            both = terms.model_dump()["model_limits"] | said["model_limits"]
-            told["model_limits"] = {pattern: quota for pattern, quota in both.items() if quota is not None}
+        if self.model_limits is not None:
+            told["model_limits"] = _merged(terms.model_dump()["model_limits"], said["model_limits"])
         for name in (name for name, value in said.items() if value is None):
             del told[name]
         return KeyTerms.model_validate(told)
@@ -131,6 +130,11 @@ def terms_of(key: StoredKey) -> KeyTerms:
 def priority_name(priority: Priority | None) -> Any:  # noqa: ANN401  (a literal)
     """The class as operators call it."""
     return None if priority is None else priority.label
+
+
+def _merged(quotas: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    changed = {pattern: quotas.get(pattern, {}) | quota for pattern, quota in said.items() if quota is not None}
+    return {pattern: quota for pattern, quota in (quotas | changed).items() if said.get(pattern, quota) is not None}
 
 
 def _names(scopes: frozenset[Scope]) -> Any:  # noqa: ANN401  (literals)

@@ -24,8 +24,9 @@ PAUSE_S = 0.5
 KEPT = 100_000
 # What Valkey refuses so often although it can be written to is wrong itself.
 TRIES = 3
-# What ends a connection. (uvloop says RuntimeError of one that is closed already.)
-FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+# What ends a connection. (uvloop says RuntimeError of one that is closed already; the last four are what
+# the library makes of answers that no Valkey gives, or not to this.)
+FAULTS = (RedisError, OSError, TimeoutError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 STALLS = (TimeoutError, RedisTimeoutError)
 
 
@@ -148,19 +149,27 @@ class Link:
 
     async def _execute(self, batch: list[Command]) -> list[Any]:
         """The answers, or the errors of single ones; raises what ends the connection."""
-        async with asyncio.timeout(2 * self._timeout_s):
-            client = await self._connected()
-            if isinstance(client, RedisCluster):
-                return [await _one(client, command) for command in batch]
-            pipeline = client.pipeline(transaction=False)
-            for command in batch:
-                pipeline.evalsha(command.script.sha, len(command.keys), *command.keys, command.words)
-            results = await pipeline.execute(raise_on_error=False)
-            # A server that was started anew does not know the script; those that failed for that have done nothing.
-            return [
-                await _whole(client, command) if isinstance(result, NoScriptError) else result
-                for command, result in zip(batch, results, strict=True)
-            ]
+        task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                return await self._answers(await self._connected(), batch)
+        finally:
+            # The library writes with asyncio.wait_for, which loses a cancellation of that very moment (Python 3.11).
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+
+    async def _answers(self, client: Redis | RedisCluster, batch: list[Command]) -> list[Any]:
+        if isinstance(client, RedisCluster):
+            return [await _one(client, command) for command in batch]
+        pipeline = client.pipeline(transaction=False)
+        for command in batch:
+            pipeline.evalsha(command.script.sha, len(command.keys), *command.keys, command.words)
+        results = await pipeline.execute(raise_on_error=False)
+        # A server that was started anew does not know the script; those that failed for that have done nothing.
+        return [
+            await _whole(client, command) if isinstance(result, NoScriptError) else result
+            for command, result in zip(batch, results, strict=True)
+        ]
 
     async def _connected(self) -> Redis | RedisCluster:
         if self._client is not None:

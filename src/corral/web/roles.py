@@ -7,7 +7,7 @@ from types import MappingProxyType
 from fastapi import Request
 
 from corral.core.call import PATHS
-from corral.core.errors import Forbidden, Unauthorized
+from corral.core.errors import Forbidden, StoreUnavailable, Unauthorized
 from corral.core.principal import Principal, Scope
 from corral.pipeline.authenticate import Keyring, ensure_scope
 
@@ -80,7 +80,7 @@ def is_operator(request: Request, keyring: Keyring) -> bool:
     """Whether a request that needs no key has an operator's."""
     try:
         return keyring.authenticate(_headers(request)).operator
-    except Unauthorized:
+    except (Unauthorized, StoreUnavailable):
         return False
 
 

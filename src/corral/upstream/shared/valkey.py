@@ -17,8 +17,9 @@ from corral.upstream.shared.lost import ValkeyLost
 
 # Valkey's own names of its schemes, which the library does not know.
 SCHEMES = {"valkey://": "redis://", "valkeys://": "rediss://"}
-# What a connection fails with; uvloop says RuntimeError of one that has just been closed.
-FAULTS = (RedisError, OSError, TimeoutError, RuntimeError)
+# What a connection fails with; uvloop says RuntimeError of one that has just been closed, and the
+# library one of the last four when it is told what no Valkey says, or not to this.
+FAULTS = (RedisError, OSError, TimeoutError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 class Script:
