@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -214,7 +215,7 @@ def _terms(
         "scopes": scope,
         "models": None if model is None else [each for each in model if each],
         "limits": _quota(limit),
-        "model_limits": None if model_limit is None else dict(map(_model_quota, model_limit)),
+        "model_limits": None if model_limit is None else _model_quotas(model_limit),
         "priority": priority,
         "weight": weight,
     }
@@ -236,10 +237,18 @@ def _quota(limits: list[str] | None) -> dict[str, int | None] | None:
 def _limit(entry: str) -> tuple[str, int | None]:
     name, equals, number = entry.partition("=")
     name = name.strip().replace("-", "_")
-    if not equals or name not in QuotaTerms.model_fields or not (number.strip().isdigit() or not number.strip()):
+    if not equals or name not in QuotaTerms.model_fields or not re.fullmatch(r"\s*[0-9]*\s*", number):
         names = ", ".join(QuotaTerms.model_fields)
         raise InvalidRequest(f"'{entry}' is not a limit; write NAME=NUMBER, where NAME is one of {names}")
     return name, int(number) if number.strip() else None
+
+
+def _model_quotas(entries: list[str]) -> dict[str, dict[str, int | None] | None]:
+    """All that is said of a model counts, as it does where no model is named."""
+    quotas: dict[str, dict[str, int | None] | None] = {}
+    for model, quota in map(_model_quota, entries):
+        quotas[model] = None if quota is None else (quotas.get(model) or {}) | quota
+    return quotas
 
 
 def _model_quota(entry: str) -> tuple[str, dict[str, int | None] | None]:

@@ -155,12 +155,26 @@ def test_commands_tell_people_and_programs(place: Place) -> None:
     assert [key["standing"] for key in json.loads(place.corral("keys", "list", "--revoked", "--json"))] == ["revoked"]
 
 
+def test_each_limit_that_is_said_of_a_model_counts(place: Place) -> None:
+    said = ("--model-limit", "qwen:tokens=9", "--model-limit", "qwen:requests=2")
+    key_id, _ = place.key(*said)
+
+    def limits(*change: str) -> Any:
+        told = json.loads(place.corral("keys", "edit", key_id, *change, "--json"))["model_limits"]
+        return {model: {name: value for name, value in of.items() if value} for model, of in told.items()}
+
+    assert limits() == {"qwen": {"tokens": 9, "requests": 2}}
+    assert limits("--model-limit", "qwen:in_flight=1") == {"qwen": {"tokens": 9, "requests": 2, "in_flight": 1}}
+    assert limits("--model-limit", "qwen:") == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["create", "--client", "a b"], "client"),
         (["create", "--client", "a", "--limit", "wishes=3"], "in_flight"),
         (["create", "--client", "a", "--limit", "requests=many"], "NAME=NUMBER"),
+        (["create", "--client", "a", "--limit", "requests=\u00b2"], "NAME=NUMBER"),
         (["create", "--client", "a", "--model-limit", "requests=3"], "llama-*"),
         (["create", "--client", "a", "--expires", "soon"], "--expires"),
         (["create", "--client", "a", "--scope", "root"], "scopes"),

@@ -1,5 +1,7 @@
 """A process learns of changes in the store, and goes on with what it knows while the store is away."""
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,22 @@ async def test_a_store_of_a_newer_corral_is_away(tmp_path: Path, caplog: pytest.
     assert (watched.watch.away, watched.known.read) == (True, False)
     assert "newer Corral" in str([record.__dict__.get("fields") for record in caplog.records])
     await watched.store.close()
+
+
+@pytest.mark.parametrize("place", ["file/corral.db", "n" * 300])
+@async_test
+async def test_a_store_that_there_cannot_be_is_away(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    watched = Watched(StoreSettings(file=tmp_path / place))
+    await watched.watch.try_refresh()
+    assert (watched.watch.away, watched.known.read) == (True, False)
+    await watched.store.close()
+    # aiosqlite's, which is told to end when it cannot connect, and waited for by nobody.
+    while any("connection_worker" in thread.name for thread in threading.enumerate()):  # noqa: ASYNC110  (as above)
+        await asyncio.sleep(0.001)
+
+
+def test_a_file_of_which_nobody_can_tell_whether_it_exists_is_a_store(tmp_path: Path) -> None:
+    """As one in a directory that may not be entered: to say that there is none would open the door."""
+    assert StoreSettings(file=tmp_path / ("n" * 300)).used
+    assert not StoreSettings(file=tmp_path / "corral.db").used

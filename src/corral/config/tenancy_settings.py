@@ -65,8 +65,11 @@ class StoreSettings(Section, frozen=True):
 
     @property
     def used(self) -> bool:
-        """There is a store: a PostgreSQL is set, or the file exists."""
-        return self.url is not None or self.file.exists()
+        """There is a store: a PostgreSQL is set, the file exists, or nobody can tell whether it does."""
+        try:
+            return self.url is not None or self.file.exists()
+        except OSError:
+            return True
 
 
 class UsageSettings(Section, frozen=True):

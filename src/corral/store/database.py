@@ -1,7 +1,7 @@
 """The database of keys and usage: SQLite in a file, or PostgreSQL."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ def open_engine(settings: StoreSettings) -> AsyncEngine:
     """The engine of the store, which connects when it is first used; ``dispose`` of it at the end."""
     url = database_url(settings)
     if url.get_backend_name() == "sqlite":
-        settings.file.parent.mkdir(parents=True, exist_ok=True)
+        # Where there can be none, connecting says so.
+        with suppress(OSError):
+            settings.file.parent.mkdir(parents=True, exist_ok=True)
         engine = create_async_engine(url, connect_args={"timeout": BUSY_S}, hide_parameters=True)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         return engine
