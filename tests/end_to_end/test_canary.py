@@ -103,7 +103,7 @@ def assert_clean(text: str, *, but: str = "") -> None:
     assert [secret for secret in SECRETS if secret in text and secret != but] == []
 
 
-def test_the_secrets_did_their_work(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
+def test_row_8_the_secrets_did_their_work(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
     gateway, fake, _ = scene
     reply = post(gateway, CHAT, chat(SCRIPT, max_tokens=60), key=CLIENT_KEY)
     assert COMPLETION in reply.body.decode()
@@ -112,7 +112,7 @@ def test_the_secrets_did_their_work(scene: tuple[Gateway, FakeLlama, list[Reply]
     assert sent["headers"]["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
-def test_no_secret_is_in_what_corral_prints(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
+def test_row_8_no_secret_is_in_what_corral_prints(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
     gateway = scene[0]
     assert len(gateway.records()) > 30
     assert_clean(gateway.output)
@@ -120,13 +120,13 @@ def test_no_secret_is_in_what_corral_prints(scene: tuple[Gateway, FakeLlama, lis
 
 @pytest.mark.parametrize("key", [None, CLIENT_KEY, OPERATOR_KEY])
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/v1/models", "/openapi.json", "/docs"])
-def test_no_secret_is_in_what_corral_tells(
+def test_row_8_no_secret_is_in_what_corral_tells(
     scene: tuple[Gateway, FakeLlama, list[Reply]], path: str, key: str | None
 ) -> None:
     assert_clean(scene[0].get(path, headers={"x-api-key": key} if key else {}).text)
 
 
-def test_no_secret_is_in_an_error(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
+def test_row_8_no_secret_is_in_an_error(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
     """A name that a client asked for stands in its own 404, and nowhere else."""
     for reply in scene[2]:
         streamed = reply.status == 200
@@ -134,13 +134,13 @@ def test_no_secret_is_in_an_error(scene: tuple[Gateway, FakeLlama, list[Reply]])
         assert_clean(reply.events[-1] if streamed else reply.raw.decode(), but=PROMPT if reply.status == 404 else "")
 
 
-def test_no_secret_of_corral_goes_upstream(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
+def test_row_8_no_secret_of_corral_goes_upstream(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
     for request in scene[1].requests():
         told = str(request["headers"])
         assert not [key for key in (CLIENT_KEY, OPERATOR_KEY, WRONG_KEY) if key in told]
 
 
-def test_no_secret_is_in_the_store_or_in_the_journal(
+def test_row_8_no_secret_is_in_the_store_or_in_the_journal(
     scene: tuple[Gateway, FakeLlama, list[Reply]], stored: list[str]
 ) -> None:
     gateway = scene[0]
@@ -154,7 +154,7 @@ def test_no_secret_is_in_the_store_or_in_the_journal(
         assert [secret for secret in (*SECRETS, *stored) if secret.encode() in content] == []
 
 
-def test_no_key_of_the_store_is_told(scene: tuple[Gateway, FakeLlama, list[Reply]], stored: list[str]) -> None:
+def test_row_8_no_key_of_the_store_is_told(scene: tuple[Gateway, FakeLlama, list[Reply]], stored: list[str]) -> None:
     gateway = scene[0]
     operator = {"authorization": f"Bearer {OPERATOR_KEY}"}
     for path in ("/metrics", "/health", "/admin/keys", "/admin/usage?by=key", "/admin/models"):
@@ -165,7 +165,7 @@ def test_no_key_of_the_store_is_told(scene: tuple[Gateway, FakeLlama, list[Reply
     assert not [request for request in scene[1].requests() if stored[0] in str(request["headers"])]
 
 
-def test_no_secret_is_in_the_list_of_processes(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
+def test_row_8_no_secret_is_in_the_list_of_processes(scene: tuple[Gateway, FakeLlama, list[Reply]]) -> None:
     gateway = scene[0]
     seen = 0
     for process in Path("/proc").glob("[0-9]*"):
