@@ -301,6 +301,15 @@ def test_a_key_gets_no_fallback_that_it_may_not_ask_for(place: Place) -> None:
         assert status(gateway, wide, model="away") == 200
 
 
+def test_a_fallback_is_no_way_past_the_limits_of_a_model(place: Place) -> None:
+    _, wide = place.key("--model-limit", "away:requests=9")
+    _, narrow = place.key("--model-limit", "tw?:requests=1")
+    with place.gateway() as gateway:
+        gateway.until_ready()
+        assert status(gateway, wide, model="away") == 200
+        assert [status(gateway, narrow, model=model) for model in ("two", "two", "away")] == [200, 429, 503]
+
+
 # -- a store that is away ------------------------------------------------------------------
 
 

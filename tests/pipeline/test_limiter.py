@@ -395,6 +395,15 @@ async def test_while_nobody_can_count_everything_is_refused_where_that_is_wanted
 
 
 @async_test
+async def test_while_nobody_can_count_limits_in_shadow_refuse_nothing_either() -> None:
+    limited = Limited(Together(away=True), requests=1, tokens=1, shadow=("requests", "tokens"))
+    assert await limited.take() == {}
+    limited = Limited(Together(away=True), requests=1, tokens=1, shadow=("tokens",))
+    with pytest.raises(LimitsUnavailable):
+        await limited.take()
+
+
+@async_test
 async def test_while_nobody_can_count_a_share_is_admitted_where_that_is_wanted() -> None:
     limited = Limited(Together(away=True), 4, requests=10, in_flight=3)
     error = await limited.refused()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from corral.config import Config, StoreSettings, UsageSettings
+from corral.core.record import Outcome
 from corral.store.accounting import Accounting
 from corral.store.opened import Store
 from support.books import read_exchanges, store_of
@@ -58,6 +59,27 @@ async def test_what_is_written_until_the_end_is_in_the_store_then(tmp_path: Path
             books.journal.close(record)
     assert [row["outcome"] for row in await read_exchanges(store.engine)] == ["ok"] * 5
     assert list((tmp_path / "journal").iterdir()) == []
+    await store.close()
+
+
+@async_test
+async def test_a_journal_that_cannot_be_taken_keeps_no_other_from_being_taken(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path / "journal")
+    finish(journal, record_of(0, outcome=Outcome.REFUSED))
+    journal.leave()
+    (spoilt,) = (tmp_path / "journal").iterdir()
+    # The same exchange twice, as no Corral writes it.
+    with spoilt.open("ab") as file:
+        file.write(spoilt.read_bytes().splitlines(keepends=True)[1])
+    tokens = leave_a_journal(tmp_path, 3)
+    store = Store(store_of(tmp_path / "corral.db"))
+    books = Accounting(config_in(tmp_path), store)
+    async with books.running(), asyncio.timeout(20):
+        finish(books.journal, record_of(7))
+        while books.ingester.rows < 4:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.01)
+        assert (await books.spent(time.time()))["client:ann"][0] >= tokens
+    assert spoilt.exists()
     await store.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from corral.config import StoreSettings
@@ -143,3 +144,12 @@ def test_a_file_of_which_nobody_can_tell_whether_it_exists_is_a_store(tmp_path: 
     """As one in a directory that may not be entered: to say that there is none would open the door."""
     assert StoreSettings(file=tmp_path / ("n" * 300)).used
     assert not StoreSettings(file=tmp_path / "corral.db").used
+
+
+@pytest.mark.parametrize("host", ["n" * 70, "a..b", "127.0.0.1:99999"])
+@async_test
+async def test_a_database_at_an_address_that_cannot_be_is_away(host: str) -> None:
+    watched = Watched(StoreSettings(url=SecretStr(f"postgresql://{host}/db")))
+    await watched.watch.try_refresh()
+    assert watched.watch.away
+    await watched.store.close()

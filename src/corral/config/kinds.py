@@ -13,7 +13,7 @@ from corral.config.problems import Mistake
 
 # As SQLAlchemy reads it, and with a port that is one.
 POSTGRES_URL = re.compile(
-    r"postgres(?:ql)?://(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|[^/:?]+)?(?::\d*)?(?:/[^?]*)?(?:\?(?P<options>.*))?"
+    r"postgres(?:ql)?://(?:[^:/]*(?::[^@]*)?@)?(?:\[[^/?]+\]|[^/:?]+)?(?::\d{1,5})?(?:/[^?]*)?(?:\?(?P<options>.*))?"
 )
 # What asyncpg takes as text.
 POSTGRES_OPTIONS = frozenset({"host", "passfile", "service", "servicefile", "ssl", "sslmode", "target_session_attrs"})

@@ -71,6 +71,11 @@ class Rules:
         return counted or bool(self.max_tokens or self.max_context)
 
     @property
+    def refuse(self) -> bool:
+        """They do more than report."""
+        return any(limit not in self.shadow for scope in self.scopes for limit, _ in scope.counted)
+
+    @property
     def settle(self) -> bool:
         """What they take has to be settled also when all went well."""
         return any(limit is not Limit.REQUESTS for scope in self.scopes for limit, _ in scope.counted)

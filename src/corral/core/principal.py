@@ -85,5 +85,9 @@ class Principal:
         """Whether it may ask for the model of this name."""
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
 
+    def may_fall_back_to(self, model: str) -> bool:
+        """Whether this model may answer for another: not past limits of its own, which were not asked."""
+        return self.may_ask(model) and not any(fnmatchcase(model, pattern) for pattern, _ in self.model_quotas)
+
 
 ANONYMOUS = Principal(client="anonymous")

@@ -72,7 +72,7 @@ class Forwarder:
             await self._forward(demand, pool, answer, record)
         except (Unavailable, UpstreamError):
             other = self.fallback(pool)
-            if other is None or answer.started or not demand.principal.may_ask(other.name):
+            if other is None or answer.started or not demand.principal.may_fall_back_to(other.name):
                 raise
             record.model = other.name
             answer.headers.append((FALLBACK_HEADER, other.name.encode()))

@@ -135,6 +135,8 @@ class Limiter:
         if taken is not None:
             return account.rules, *taken
         if self._share is None:
+            if not account.rules.refuse:
+                return account.rules, Verdict(()), None
             raise LimitsUnavailable("the limits cannot be counted at this moment; try again", retry_after_s=AWAY_S)
         return account.book.rules, *self._take(account.book, tokens)
 

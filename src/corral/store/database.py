@@ -20,8 +20,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 # How long a writer waits for another one of SQLite's; what takes longer is an error, and tried again.
 BUSY_S = 5.0
-# What a database that is away, locked or full makes its drivers raise; asyncpg's own pass while it connects.
-FAILURES = (SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What a database that is away, locked or full makes its drivers raise; asyncpg's own pass while it connects, and so do
+# those of a host and a port that cannot be.
+FAILURES = (
+    *(SQLAlchemyError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
+    *(UnicodeError, OverflowError),
+)
 # A database that does not answer is away.
 CONNECT_S = 5.0
 COMMAND_S = 30.0

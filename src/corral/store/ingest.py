@@ -76,7 +76,7 @@ class Ingester:
         self._adopt_at = 0.0
         self._forget_at = 0.0
         self._stopping = asyncio.Event()
-        # All that was in the journals when Corral began is in the store.
+        # What was in the journals when Corral began is in the store, but for what is spoilt.
         self.caught_up = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,7 +116,6 @@ class Ingester:
         if self._failures:
             log.info("usage has caught up", extra={"fields": {"failures": self._failures}})
         self._failures = 0
-        self.caught_up.set()
         return self.settings.ingest_s
 
     def _failed(self, error: Exception) -> float:
@@ -128,12 +127,20 @@ class Ingester:
 
     async def _take_all(self) -> None:
         self._adopt()
-        for source in list(self._adopted):
-            await self._take(source)
-            if not source.files:
-                self._adopted.remove(source)
         self._own.files = list(self._journal.files)
-        await self._take(self._own)
+        failed: Exception | None = None
+        for source in (*self._adopted, self._own):
+            try:
+                await self._take(source)
+            except Exception as error:  # noqa: BLE001  (as in ``turn``; one that is spoilt keeps no other waiting)
+                failed = failed or error
+                continue
+            if source is self._own:
+                self.caught_up.set()
+            elif not source.files:
+                self._adopted.remove(source)
+        if failed is not None:
+            raise failed
         if self._clock() >= self._forget_at:
             await self._takes.forget(self.settings, time.time())
             self._forget_at = self._clock() + FORGET_EVERY_S

@@ -1,11 +1,15 @@
 """The store that a running Corral uses."""
 
 import asyncio
+from contextlib import suppress
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from corral.config import StoreSettings
 from corral.store.database import migrate, open_engine
+
+# How long a database may take to say goodbye.
+CLOSE_S = 2.0
 
 
 class Store:
@@ -24,5 +28,7 @@ class Store:
                 self._prepared = True
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self.engine.dispose()
+        """Close all connections, without waiting for a database that does not answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.engine.dispose()
