@@ -3,10 +3,11 @@
     python bench/store_cost.py [--rows whole16,streams] [--pairs 20] [--quick]
 
 Two Corrals on one core, the load and the stub of `make bench` on another; they are measured in turns, and the ratio is
-that of neighbours in time. The interval holds the median of the ratios with a confidence of 95 % (binomial, without
-any assumption about their distribution). The last line says whether the way of a request costs at most 5 % more: what
-Corral's own process takes for it. What the process takes that writes the store, off that way and at a lower priority,
-stands beside it in the table. Ctrl-C shows what has been measured so far.
+that of neighbours in time. Each pair is started anew, since two processes of the same program may differ for as long as
+they live, by how their memory lies. The interval holds the median of the ratios with a confidence of 95 % (binomial,
+without any assumption about their distribution). The last line says whether the way of a request costs at most 5 % more:
+what Corral's own process takes for it. What the process takes that writes the store, off that way and at a lower
+priority, stands beside it in the table. Ctrl-C shows what has been measured so far.
 """
 
 import json
@@ -38,7 +39,7 @@ MOST = 1.05
 # What is judged, and what is told beside it.
 OWN, ALL = "Corral", "with what writes the store"
 CONFIDENCE = 0.95
-WARM_UP_S = 1.0
+WARM_UP_S = 0.7
 
 # By the row and whose time it is: the ratio of each pair; and what was measured without a store and with one.
 Ratios = dict[tuple[str, str], list[float]]
@@ -93,28 +94,34 @@ def measure(rows: Sequence[Row], pairs: int, seconds: float, ratios: Ratios, spe
             )
         )
         bench = Bench(load_bin, stub.pid, cores)
-        sides = [start(stack, bench, stub_port, directory / name) for name in ("plain", "store")]
         stack.enter_context(progress)
-        task = progress.add_task("warming up", total=len(rows) * pairs * 2)
-        for row in rows:
-            for running_, key in sides:
-                cpu_us(bench, row, running_, key, WARM_UP_S)
-            for number in range(pairs):
-                found = [{OWN: 0.0, ALL: 0.0}, {OWN: 0.0, ALL: 0.0}]
-                for side in (0, 1) if number % 2 == 0 else (1, 0):
-                    progress.update(task, description=f"{row.name}, {'with' if side else 'without'} a store", advance=1)
-                    found[side] = cpu_us(bench, row, *sides[side], seconds)
-                for scope in (OWN, ALL):
-                    for side in (0, 1):
-                        spent[row.name, scope][side].append(found[side][scope])
-                    ratios[row.name, scope].append(found[1][scope] / found[0][scope])
+        task = progress.add_task("starting", total=len(rows) * pairs * 2)
+        for number in range(pairs):
+            sides = ("plain", "store") if number % 2 == 0 else ("store", "plain")
+            with ExitStack() as pair:
+                up = {name: start(pair, bench, stub_port, directory / f"{name}-{number}") for name in sides}
+                for row in rows:
+                    found = {}
+                    for name in sides:
+                        progress.update(task, description=f"{row.name}, {name}", advance=1)
+                        cpu_us(bench, row, *up[name], WARM_UP_S)
+                        found[name] = cpu_us(bench, row, *up[name], seconds)
+                    note(row, found["plain"], found["store"], ratios, spent)
+
+
+def note(row: Row, plain: dict[str, float], store: dict[str, float], ratios: Ratios, spent: Spent) -> None:
+    """Keep what a pair has taken."""
+    for scope in (OWN, ALL):
+        spent[row.name, scope][0].append(plain[scope])
+        spent[row.name, scope][1].append(store[scope])
+        ratios[row.name, scope].append(store[scope] / plain[scope])
 
 
 def start(stack: ExitStack, bench: Bench, stub_port: int, directory: Path) -> tuple[Running, str | None]:
     """A Corral, and the key to use if it is one of its store."""
     place = Place(made(directory), free_port(), stub_port)
     env, key = corral_env(place), None
-    if directory.name == "store":
+    if directory.name.startswith("store"):
         made_key = [str(CORRAL_BIN), "keys", "create", "--client", "bench", "--json"]
         told = subprocess.run(made_key, cwd=directory, capture_output=True, text=True, check=True)
         key = json.loads(told.stdout)["secret"]
