@@ -2,12 +2,12 @@
 
     python bench/store_cost.py [--rows whole16,streams] [--pairs 20] [--quick]
 
-Two Corrals on one core, the load and the stub of `make bench` on another; they are measured in turns, and the ratio is
-that of neighbours in time. Each pair is started anew, since two processes of the same program may differ for as long as
-they live, by how their memory lies. The interval holds the median of the ratios with a confidence of 95 % (binomial,
-without any assumption about their distribution). The last line says whether the way of a request, which is what
-Corral's own process takes, costs at most 5 % more. What the process takes that writes the store, off that way and at a lower
-priority, stands beside it in the table. Ctrl-C shows what has been measured so far.
+Two Corrals on one core, the load and the stub of `make bench` on another; they are measured in turns, and the ratio
+is that of neighbours in time. Each pair is started anew, since two processes of the same program may differ for as
+long as they live, by how their memory lies. The interval holds the median of the ratios with a confidence of 95 %
+(binomial, without any assumption about their distribution). The last line says whether the way of a request, which is
+what Corral's own process takes, costs at most 5 % more. What the process takes that writes the store, off that way
+and at a lower priority, stands beside it in the table. Ctrl-C shows what has been measured so far.
 """
 
 import json
