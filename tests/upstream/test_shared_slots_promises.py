@@ -79,13 +79,15 @@ class Sharing(RuleBasedStateMachine):
         self.blurred = True
         self.book.mute = True
 
-    @rule(forgetful=st.booleans(), seconds=st.sampled_from([0.0, 0.5, 2.0, 20.0]), leave=st.booleans())
+    # Longer than a lease, it can give slots away that are still in use (docs/operations.md).
+    @rule(forgetful=st.booleans(), seconds=st.sampled_from([0.0, 0.5, 2.0]), leave=st.booleans())
     def the_book_is_away(self, forgetful: bool, seconds: float, leave: bool) -> None:
         self.blurred = True
         self.do(self.book.stop, seconds=seconds)
         if leave:
             self.do(*(self.end_of(*each) for each in self.leases[::2]))
-        self.do(lambda: self.book.come_back(forgetful=forgetful))
+        # All have noticed before it can be away again.
+        self.do(lambda: self.book.come_back(forgetful=forgetful), seconds=1.0)
 
     @rule()
     def time_passes(self) -> None:
@@ -109,9 +111,9 @@ class Sharing(RuleBasedStateMachine):
         """There is one at least who waits for more than there are; who stands behind it does not overtake it."""
         if self.blurred:
             return
-        first = [next(each.tasks for each in self.waiting if each.corral is corral) for corral in self.waited_at()]
         for number, slots in enumerate(getattr(self, "slots", ())):
-            able = [tasks for tasks in first if tasks <= slots]
+            # Also one behind a call that is too large for this server stands in line there.
+            able = [each.tasks for each in self.waiting if each.tasks <= slots]
             assert not able or max(able) > slots - self.in_flight(number)
 
     @invariant()
@@ -142,9 +144,6 @@ class Sharing(RuleBasedStateMachine):
 
     def in_flight(self, number: int) -> int:
         return sum(lease.tasks for _, lease in self.leases if lease.replica.name == f"r{number}")
-
-    def waited_at(self) -> list[Sharer]:
-        return [corral for corral in self.corrals if any(each.corral is corral for each in self.waiting)]
 
     def start(self) -> None:
         corral = Sharer(sharing_of(self.book, LEASE_S), self.slots, patience_s=PATIENCE_S)
@@ -207,4 +206,25 @@ class Sharing(RuleBasedStateMachine):
 
 
 TestSharing = Sharing.TestCase
-TestSharing.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+# The same examples each time: what a rare one finds is to be looked for, and not to be found by who changes a text.
+TestSharing.settings = settings(max_examples=120, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_who_waits_behind_a_large_call_keeps_its_place() -> None:
+    """It once gave it up and took it again for ever, two Corrals in turns."""
+    state = Sharing()
+    state.begin(slots=[2, 4], turns=0)
+    state.calls_come_at_once(calls=[(0, 1), (0, 1), (0, 4), (1, 2), (1, 1)])
+    state.calls_come_at_once(calls=[(2, 4), (0, 1), (2, 1)])
+    state.never_more_than_slots()
+    state.teardown()
+
+
+def test_who_waits_for_more_than_is_free_is_not_overtaken_by_another_corral() -> None:
+    state = Sharing()
+    state.begin(slots=[2, 4], turns=0)
+    state.calls_come_at_once(calls=[(0, 1), (0, 1), (0, 4), (0, 2), (1, 1)])
+    state.never_more_than_slots()
+    state.nobody_waits_for_slots_that_are_free()
+    state.the_book_is_true()
+    state.teardown()

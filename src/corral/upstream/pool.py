@@ -259,9 +259,13 @@ class Pool:
             if self._settle(waiter, kept, now):
                 self._leave(place)
                 return True
-            if not any(replica.free and replica not in kept for replica in self.replicas):
+            if not any(self._worth_a_look(replica) and replica not in kept for replica in self.replicas):
                 break
         return False
+
+    def _worth_a_look(self, replica: Replica) -> bool:
+        """Who comes later may want it: a shared one that is full too, else its place in line there comes and goes."""
+        return replica.free > 0 or (self._asks is not None and replica.shared is not None)
 
     def _tell_asks(self, asks: Asks) -> None:
         if not self._queue:
