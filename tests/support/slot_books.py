@@ -26,6 +26,8 @@ class Page:
     """One replica."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    # When it was last asked.
+    asked_at: float = 0.0
 
 
 class MemoryBook:
@@ -73,6 +75,12 @@ class MemoryBook:
         self._version += 1
         before = page.entries
         total_before, line_before = _sums(before)
+        silence = now - page.asked_at
+        page.asked_at = now
+        if silence > self._lease_s / 2:
+            # It was away from all of them.
+            for each in before.values():
+                each.until += silence
         for each in before.values():
             if each.place_until <= now:
                 # So that its end is told once.

@@ -79,15 +79,13 @@ class Sharing(RuleBasedStateMachine):
         self.blurred = True
         self.book.mute = True
 
-    # Longer than a lease, it can give slots away that are still in use (docs/operations.md).
-    @rule(forgetful=st.booleans(), seconds=st.sampled_from([0.0, 0.5, 2.0]), leave=st.booleans())
+    @rule(forgetful=st.booleans(), seconds=st.sampled_from([0.0, 0.5, 2.0, 20.0]), leave=st.booleans())
     def the_book_is_away(self, forgetful: bool, seconds: float, leave: bool) -> None:
         self.blurred = True
         self.do(self.book.stop, seconds=seconds)
         if leave:
             self.do(*(self.end_of(*each) for each in self.leases[::2]))
-        # All have noticed before it can be away again.
-        self.do(lambda: self.book.come_back(forgetful=forgetful), seconds=1.0)
+        self.do(lambda: self.book.come_back(forgetful=forgetful))
 
     @rule()
     def time_passes(self) -> None:
@@ -112,8 +110,7 @@ class Sharing(RuleBasedStateMachine):
         if self.blurred:
             return
         for number, slots in enumerate(getattr(self, "slots", ())):
-            # Also one behind a call that is too large for this server stands in line there.
-            able = [each.tasks for each in self.waiting if each.tasks <= slots]
+            able = [tasks for corral in self.corrals if (tasks := self.first_that_fits(corral, slots)) is not None]
             assert not able or max(able) > slots - self.in_flight(number)
 
     @invariant()
@@ -144,6 +141,10 @@ class Sharing(RuleBasedStateMachine):
 
     def in_flight(self, number: int) -> int:
         return sum(lease.tasks for _, lease in self.leases if lease.replica.name == f"r{number}")
+
+    def first_that_fits(self, corral: Sharer, slots: int) -> int | None:
+        """The tasks of the call that stands in line for a corral: those before it are too large for the server."""
+        return next((each.tasks for each in self.waiting if each.corral is corral and each.tasks <= slots), None)
 
     def start(self) -> None:
         corral = Sharer(sharing_of(self.book, LEASE_S), self.slots, patience_s=PATIENCE_S)
@@ -206,8 +207,7 @@ class Sharing(RuleBasedStateMachine):
 
 
 TestSharing = Sharing.TestCase
-# The same examples each time: what a rare one finds is to be looked for, and not to be found by who changes a text.
-TestSharing.settings = settings(max_examples=120, stateful_step_count=30, deadline=None, derandomize=True)
+TestSharing.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 
 
 def test_who_waits_behind_a_large_call_keeps_its_place() -> None:
@@ -216,6 +216,18 @@ def test_who_waits_behind_a_large_call_keeps_its_place() -> None:
     state.begin(slots=[2, 4], turns=0)
     state.calls_come_at_once(calls=[(0, 1), (0, 1), (0, 4), (1, 2), (1, 1)])
     state.calls_come_at_once(calls=[(2, 4), (0, 1), (2, 1)])
+    state.never_more_than_slots()
+    state.teardown()
+
+
+def test_an_outage_gives_nothing_away_however_long_it_is() -> None:
+    """Who comes first afterwards does not take what another one's calls still hold."""
+    state = Sharing()
+    state.begin(slots=[2, 4], turns=0)
+    state.calls_come_at_once(calls=[(0, 1), (0, 1), (1, 4), (0, 2), (1, 1)])
+    state.the_book_is_away(forgetful=False, leave=False, seconds=20.0)
+    state.one_dies_and_another_begins(number=1, softly=False)
+    state.calls_come_at_once(calls=[(2, 2), (0, 4), (0, 1), (1, 1), (1, 1), (2, 4)])
     state.never_more_than_slots()
     state.teardown()
 

@@ -128,6 +128,17 @@ async def test_what_is_not_stated_anew_ends_and_who_waits_knows_when(url: str) -
         await until_granted(book)
 
 
+@on_both_loops
+async def test_a_time_in_which_nobody_could_say_anything_takes_nothing_from_anybody(url: str) -> None:
+    async with book_of(url, lease_s=0.3) as book:
+        await book.hold("dead", "r", Ask(1, 0, (1,)))
+        # Longer than the lease, by the server's clock.
+        await asyncio.sleep(0.4)
+        answer = await book.hold("alive", "r", Ask(1, 0, (1,)))
+        assert (answer.granted, answer.others) == (0, 1)
+        await until_granted(book)
+
+
 async def until_granted(book: ValkeyBook) -> None:
     async with asyncio.timeout(LIMIT_S):
         while (await book.hold("alive", "r", Ask(1, 0, (1,)))).granted == 0:  # noqa: ASYNC110  (a server's clock)

@@ -12,6 +12,8 @@
 -- by one who has calls waiting all the time, nor a call for many slots by calls for few. The first call that there is
 -- no room for stands in line, one for each Corral. Figures are absolute, so asking twice changes nothing.
 
+local FORGOTTEN_MS = 24 * 3600 * 1000
+
 local book = KEYS[1]
 local me = ARGV[1]
 local slots, lease_ms, place_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -24,7 +26,15 @@ local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now = math.floor(now_us / 1000)
 
 -- Versions grow, also when the clock is set back and when a forgotten book begins anew.
-local version = math.max(tonumber(redis.call('HGET', book, 'version') or '0') + 1, now_us)
+local last_us = tonumber(redis.call('HGET', book, 'version') or '0')
+local version = math.max(last_us + 1, now_us)
+
+-- Who holds something says so more often than this. When nobody has said anything for longer, this server was away
+-- from them all: that time is none in which they could have stated what their calls hold.
+local silence_ms = now - math.floor(last_us / 1000)
+if silence_ms <= lease_ms / 2 then
+  silence_ms = 0
+end
 
 local fields = redis.call('HGETALL', book)
 local total_before, line_before = 0, 0
@@ -49,6 +59,10 @@ for i = 1, #fields, 2 do
     held, till, waits, place_till, since =
       tonumber(held), tonumber(till), tonumber(waits), tonumber(place_till), tonumber(since)
     total_before, line_before = total_before + held, line_before + waits
+    if silence_ms > 0 and held > 0 then
+      till = till + silence_ms
+      write(who, held, till, waits, place_till, since)
+    end
     if waits > 0 and place_till <= now then
       -- Written down, so that its end is told once.
       waits = 0
@@ -104,8 +118,8 @@ else
   write(me, held, now + lease_ms, waits, now + place_ms, my_place or version)
 end
 redis.call('HSET', book, 'version', string.format('%.0f', version))
--- A book that nobody has used for long is forgotten; each entry has ended long before.
-redis.call('PEXPIRE', book, 4 * math.max(lease_ms, place_ms))
+-- A book that nobody has used for long is forgotten: longer than anybody is cut off with calls that still run.
+redis.call('PEXPIRE', book, FORGOTTEN_MS)
 
 local total, in_line = others + held, waits
 for _, each in ipairs(line) do
