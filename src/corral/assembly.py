@@ -70,15 +70,16 @@ class Assembly:
         self.readiness = Readiness()
         self.changed = asyncio.Event()
         self.loader = Loader(config.fleet, time.monotonic)
-        self.sharing = Sharing(config.valkey) if config.valkey.url else None
-        self.watches = Watches(self.sharing)
+        self.shared_slots = Sharing(config.valkey) if config.valkey.url else None
+        self.watches = Watches(self.shared_slots)
         maker = self._maker(config)
         self.tenancy = self._tenancy(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.shared = _shared_limits(config.valkey)
-        share = config.valkey.corrals if config.valkey.away == "share" else None
+        self.shared_limits = _shared_limits(config.valkey)
+        # Only what is shared is counted by a share of it while nobody can count together.
+        share = config.valkey.corrals if self.shared_limits and config.valkey.away == "share" else None
         self.limiter = Limiter(
-            config.limits, time.monotonic, time.time, self.metrics.limited, self.shared, share if self.shared else None
+            config.limits, time.monotonic, time.time, self.metrics.limited, self.shared_limits, share
         )
         sinks = [self.metrics.observe, logs.write_record]
         if self.tenancy is not None:
@@ -98,10 +99,10 @@ class Assembly:
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
-            if self.shared is not None:
-                own.append(tasks.create_task(self.shared.run(), name="corral-shared-limits"))
-            if self.sharing is not None:
-                own.append(tasks.create_task(self.sharing.run(), name="corral-sharing"))
+            if self.shared_limits is not None:
+                own.append(tasks.create_task(self.shared_limits.run(), name="corral-shared-limits"))
+            if self.shared_slots is not None:
+                own.append(tasks.create_task(self.shared_slots.run(), name="corral-sharing"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -110,13 +111,13 @@ class Assembly:
             finally:
                 self.fleet.close()
                 self.watches.close()
-                if self.shared is not None:
-                    await self.shared.drain()
+                if self.shared_limits is not None:
+                    await self.shared_limits.drain()
                 for task in own:
                     task.cancel()
         await self.client.close()
-        if self.sharing is not None:
-            await self.sharing.close()
+        if self.shared_slots is not None:
+            await self.shared_slots.close()
 
     def _tenancy(self, config: Config) -> "Tenancy | None":
         """Where there is a store; without one nothing of it is imported."""
@@ -187,7 +188,7 @@ class Assembly:
 
     def _maker(self, config: Config) -> Maker:
         clocks = Clocks(time.monotonic, time.time)
-        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake, self.sharing)
+        return Maker(config, Prober(self.client), clocks, self._tell, self.loader.wake, self.shared_slots)
 
     def _exchange_by(self, old: Config) -> None:
         """Give the exchange, which the listener holds, what the settings in force say."""
@@ -249,9 +250,9 @@ class Assembly:
         """What is true now, for /metrics."""
         for endpoint, count in self.ledger.in_flight().items():
             yield Reading(Instrument.EXCHANGES, count, (endpoint.value,))
-        if self.shared is not None:
-            yield Reading(Instrument.VALKEY, not self.shared.away)
-            yield Reading(Instrument.SETTLEMENTS_LOST, self.shared.lost)
+        if self.shared_limits is not None:
+            yield Reading(Instrument.VALKEY, not self.shared_limits.away)
+            yield Reading(Instrument.SETTLEMENTS_LOST, self.shared_limits.lost)
         yield from loaded_models(self.loader.models.values(), self.config.fleet.memory_bytes)
         for pool in self.fleet:
             for priority in Priority:

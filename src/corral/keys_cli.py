@@ -17,7 +17,7 @@ from rich.table import Table
 
 from corral.config import StoreSettings, load_store
 from corral.config.units import seconds
-from corral.core.api_key import Standing, StoredKey
+from corral.core.api_key import KeyStanding, StoredKey
 from corral.core.errors import CorralError, InvalidRequest
 from corral.store.key_shapes import AdminKey, AdminNewKey
 from corral.store.terms import KeyChange, KeyTerms, QuotaTerms
@@ -109,7 +109,7 @@ def list_keys(
 ) -> None:
     """Show all keys."""
     found = [AdminKey.of(key, time.time()) for key in _with_store(load_store(config), lambda store: store.all())]
-    keys = [key for key in found if revoked or key.standing is not Standing.REVOKED]
+    keys = [key for key in found if revoked or key.standing is not KeyStanding.REVOKED]
     if as_json:
         _print_json([key.model_dump(mode="json") for key in keys])
     else:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from corral.config import StoreSettings
-from corral.core.api_key import Standing
+from corral.core.api_key import KeyStanding
 from corral.core.errors import StoreUnavailable
 from corral.pipeline.authenticate import StoredKeys
 from corral.store.database import writing
@@ -108,7 +108,7 @@ async def test_a_key_that_is_not_understood_any_more_is_not_gone_by_as_it_was(tm
         version = select(keyring.c.version).scalar_subquery()
         await connection.execute(update(api_key).values(grants='{"new": 1}', revoked=5.0, version=version))
     await watched.watch.refresh()
-    assert watched.known.keys[key.id].standing(0) is Standing.REVOKED
+    assert watched.known.keys[key.id].standing(0) is KeyStanding.REVOKED
     await watched.store.close()
 
 

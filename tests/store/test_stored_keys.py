@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr, ValidationError
 
 from corral.config import StoreSettings
-from corral.core.api_key import MARK, Standing, StoredKey, digest_of
+from corral.core.api_key import MARK, KeyStanding, StoredKey, digest_of
 from corral.core.errors import InvalidRequest, KeyNotFound
 from corral.core.principal import Priority, Quota, Scope
 from corral.store.database import database_url, reading, writing
@@ -135,9 +135,9 @@ async def test_a_rotated_key_is_the_same_with_another_secret(store_settings: Sto
 async def test_a_revoked_key_stays_revoked(store_settings: StoreSettings) -> None:
     async with opened(store_settings) as keys:
         key, _ = await keys.create(TERMS)
-        assert (await keys.revoke(key.id)).standing(0) is Standing.REVOKED
-        assert (await keys.change(key.id, KeyChange(name="x"))).standing(0) is Standing.REVOKED
-        assert (await keys.rotate(key.id))[0].standing(0) is Standing.REVOKED
+        assert (await keys.revoke(key.id)).standing(0) is KeyStanding.REVOKED
+        assert (await keys.change(key.id, KeyChange(name="x"))).standing(0) is KeyStanding.REVOKED
+        assert (await keys.rotate(key.id))[0].standing(0) is KeyStanding.REVOKED
         assert (await keys.revoke(key.id)).revoked == NOW
 
 
@@ -188,7 +188,7 @@ async def test_a_key_that_is_not_understood_opens_nothing_and_keeps_no_other_fro
             await connection.execute(api_key.update().where(api_key.c.id == one.id).values(strange))
         found = {key.id: key for key in await keys.all()}
         shut, read = found[one.id], found[other.id]
-        assert (shut.id, shut.standing(0), read) == (one.id, Standing.REVOKED, other)
+        assert (shut.id, shut.standing(0), read) == (one.id, KeyStanding.REVOKED, other)
         with pytest.raises(InvalidRequest, match="newer"):
             await keys.change(one.id, KeyChange(name="x"))
         # Also for those who understand it.

@@ -15,7 +15,7 @@ SECRET_BYTES = 32
 PREFIX_CHARS = len(MARK) + 4
 
 
-class Standing(Enum):
+class KeyStanding(Enum):
     """Whether a key opens anything."""
 
     VALID = "valid"
@@ -49,11 +49,11 @@ class StoredKey:
     old_digest: bytes | None = field(default=None, repr=False)
     old_until: float | None = None
 
-    def standing(self, now: float) -> Standing:
+    def standing(self, now: float) -> KeyStanding:
         """What it is worth at a time."""
         if self.revoked is not None:
-            return Standing.REVOKED
-        return Standing.EXPIRED if self.expires is not None and now >= self.expires else Standing.VALID
+            return KeyStanding.REVOKED
+        return KeyStanding.EXPIRED if self.expires is not None and now >= self.expires else KeyStanding.VALID
 
 
 def new_secret() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from corral.config import ApiKey, QueueSettings
-from corral.core.api_key import Standing, StoredKey
+from corral.core.api_key import KeyStanding, StoredKey
 from corral.core.errors import Forbidden, StoreUnavailable, Unauthorized
 from corral.core.headers import bearer
 from corral.core.principal import ANONYMOUS, INFERENCE, OPERATOR, Principal, Scope
@@ -144,7 +144,7 @@ def _known(key: StoredKey, queue: QueueSettings) -> Iterable[Known]:
         key.model_quotas,
     )
     until = FOREVER if key.expires is None else key.expires
-    revoked = key.standing(0.0) is Standing.REVOKED
+    revoked = key.standing(0.0) is KeyStanding.REVOKED
     yield Known(key.digest, principal, until, revoked)
     if key.old_digest is not None and key.old_until is not None:
         yield Known(key.old_digest, principal, min(until, key.old_until), revoked)

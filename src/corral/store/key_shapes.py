@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from corral.core.api_key import Standing, StoredKey
+from corral.core.api_key import KeyStanding, StoredKey
 from corral.store.terms import KeyTerms, Terms, terms_of
 
 
@@ -15,7 +15,7 @@ class AdminKey(KeyTerms):
     """What it goes by, also when it is rotated."""
     prefix: str
     """What its secret begins with."""
-    standing: Standing
+    standing: KeyStanding
     """Whether it opens anything."""
     created: float
     last_used: float | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 
-from corral.core.api_key import Standing, StoredKey
+from corral.core.api_key import KeyStanding, StoredKey
 from corral.openai.replies import ErrorReply
 from corral.store.key_shapes import AdminKey, AdminKeys, AdminNewKey, Rotation
 from corral.store.terms import KeyChange, KeyTerms
@@ -54,7 +54,7 @@ def keys_router(keys: Keys) -> APIRouter:
         revoked: Annotated[bool, Query(description="Those too that were revoked.")] = False,
     ) -> AdminKeys:
         shown = [AdminKey.of(key, clock()) for key in await store.all()]
-        return AdminKeys(keys=[key for key in shown if revoked or key.standing is not Standing.REVOKED])
+        return AdminKeys(keys=[key for key in shown if revoked or key.standing is not KeyStanding.REVOKED])
 
     @router.post("", summary="Make a key", status_code=201, responses={400: REFUSALS[400], 503: REFUSALS[503]})
     async def create_key(terms: KeyTerms, request: Request) -> AdminNewKey:
