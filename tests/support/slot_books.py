@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from corral.config import ValkeySettings
 from corral.core.holding import Answer, Ask
-from corral.upstream.shared.book import PLACE_SHARE, Message, Start
+from corral.upstream.shared.book import PLACE_SHARE, Message, Start, settle_s
 from corral.upstream.shared.lost import ValkeyLost
 
 
@@ -29,6 +30,12 @@ class Page:
     # When it was last asked.
     asked_at: float = 0.0
 
+    def prolong(self, until: float) -> None:
+        """It may have been away from all of them."""
+        for each in self.entries.values():
+            if each.held:
+                each.until = max(each.until, until)
+
 
 class MemoryBook:
     """The book that all Corrals of a test share; each may be cut off from it. Written by who asks."""
@@ -45,6 +52,7 @@ class MemoryBook:
         self._run_id, self._started_at = "first", -1000.0
         self._clock = clock
         self._lease_s = lease_s
+        self.settle_s = settle_s(ValkeySettings())
         self._version = 0
         self._listeners: list[asyncio.Queue[Message | None]] = []
 
@@ -75,12 +83,9 @@ class MemoryBook:
         self._version += 1
         before = page.entries
         total_before, line_before = _sums(before)
-        silence = now - page.asked_at
+        if now - page.asked_at > self._lease_s / 2:
+            page.prolong(now + self.settle_s)
         page.asked_at = now
-        if silence > self._lease_s / 2:
-            # It was away from all of them.
-            for each in before.values():
-                each.until += silence
         for each in before.values():
             if each.place_until <= now:
                 # So that its end is told once.

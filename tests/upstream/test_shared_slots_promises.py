@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from corral.core.errors import CorralError, InvalidRequest, QueueTimeout, SharedStateAway
+from corral.core.holding import Ask
 from corral.upstream.replica import Lease
 from support.pools import demand_of
 from support.sharers import Sharer, settled, sharing_of
@@ -93,8 +94,12 @@ class Sharing(RuleBasedStateMachine):
 
     @rule()
     def all_leases_have_ended(self) -> None:
+        """Those of the dead count until somebody has asked, and everybody else has had the time to say a word."""
         self.book.mute = False
         self.do(seconds=2 * LEASE_S)
+        for number, slots in enumerate(self.slots):
+            self.book.decide("nobody", f"r{number}", Ask(slots, 0, ()))
+        self.do(seconds=self.book.settle_s + STEP_S)
         self.blurred = False
 
     # What is promised.
@@ -239,4 +244,30 @@ def test_who_waits_for_more_than_is_free_is_not_overtaken_by_another_corral() ->
     state.never_more_than_slots()
     state.nobody_waits_for_slots_that_are_free()
     state.the_book_is_true()
+    state.teardown()
+
+
+def test_who_asks_elsewhere_keeps_its_place() -> None:
+    """Two Corrals once went from one line to the other and back for ever, each woken by what the other gave up."""
+    state = Sharing()
+    state.begin(slots=[3, 4], turns=1)
+    state.calls_come_at_once(calls=[(0, 1)])
+    state.calls_come_at_once(calls=[(0, 1), (0, 1), (0, 1), (0, 1), (0, 2)])
+    state.all_leases_have_ended()
+    state.calls_come_at_once(calls=[(1, 1), (2, 1)])
+    state.never_more_than_slots()
+    state.teardown()
+
+
+def test_what_a_dead_corral_held_is_free_a_moment_after_somebody_asks() -> None:
+    """It was once kept for a whole lease more."""
+    state = Sharing()
+    state.begin(slots=[1], turns=0)
+    state.calls_come_at_once(calls=[(0, 1)])
+    state.one_dies_and_another_begins(number=0, softly=False)
+    state.do(seconds=2 * LEASE_S)
+    state.calls_come_at_once(calls=[(0, 1)])
+    assert not state.leases
+    state.do(seconds=state.book.settle_s + STEP_S)
+    assert [lease.tasks for _, lease in state.leases] == [1]
     state.teardown()

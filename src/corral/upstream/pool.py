@@ -40,6 +40,8 @@ class Waiter:
     hold: asyncio.TimerHandle | None = None
     # The shared replica that it will be leased, if it has the slots that it is being asked for.
     asked: Choice | None = None
+    # The replicas in whose lines it stands, the first of this Corral's: it keeps its place while another one is asked.
+    stands: Sequence[Replica] = ()
     # It has been let in for free slots alone: should there be none after all, it is refused with this.
     full: CorralError | None = None
 
@@ -288,18 +290,26 @@ class Pool:
         if choice.replica is not None and self._asks is not None:
             waiter.asked = choice
             self._asks.promise(choice.replica, waiter.demand.tasks)
+            able = self.routing.able(waiter.demand, now)
+            self._stand(waiter, [each for each in waiter.stands if each is not choice.replica and each in able], kept)
             return False
         waiter.asked = None
         if waiter.full is not None:
             waiter.granted.set_exception(waiter.full)
             return True
-        # Not for those behind it, else a call for many slots would wait for ever.
-        if self._asks is not None:
-            self._asks.wait([replica for replica in choice.waits_for if replica not in kept], waiter.demand.tasks)
-        kept.update(choice.waits_for)
+        self._stand(waiter, choice.waits_for, kept)
         return False
 
+    def _stand(self, waiter: Waiter, replicas: Sequence[Replica], kept: set[Replica]) -> None:
+        """It waits for these. Those behind it do not, else a call for many slots would wait for ever."""
+        if self._asks is not None:
+            waiter.stands = [replica for replica in replicas if replica not in kept]
+            self._asks.wait(waiter.stands, waiter.demand.tasks)
+        kept.update(replicas)
+
     def _choose(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
+        if waiter.stands and (choice := self._choose_granted(waiter, kept, now)).replica is not None:
+            return choice
         if waiter.asked is not None and self._stands(waiter.asked, waiter.demand, kept, now):
             # Each answer of a replica lets all be chosen for again: who changes its mind would go on asking.
             return waiter.asked
@@ -309,6 +319,13 @@ class Pool:
             waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self._end_hold, waiter)
             self.routing.decisions[HELD] += 1
         return choice
+
+    def _choose_granted(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
+        """Of the replicas in whose lines it stands, one that has let it in."""
+        tasks = waiter.demand.tasks
+        granted = [each for each in waiter.stands if each.free >= tasks and each.lets(tasks)]
+        others = {*kept, *(replica for replica in self.replicas if replica not in granted)}
+        return self.routing.choose(waiter.demand, waiter.avoid, others, now, None)
 
     def _stands(self, choice: Choice, demand: Demand, kept: Collection[Replica], now: float) -> bool:
         """The replica can still take the call that it was chosen for."""

@@ -11,6 +11,13 @@ from corral.core.holding import Answer, Ask
 # An answer that one waits for keeps its place this long without being asked for anew, as part of a lease: a Corral
 # that dies in line keeps free slots from others until then, one that dies with calls only the slots of these.
 PLACE_SHARE = 1 / 3
+# A Valkey that is away is tried this often.
+RETRY_S = 0.5
+
+
+def settle_s(settings: ValkeySettings) -> float:
+    """How long a Corral may take to notice that Valkey is back, and to state what it holds."""
+    return RETRY_S + 2 * settings.timeout_s
 
 
 class Message(NamedTuple):
@@ -59,11 +66,13 @@ class ValkeyBook:
         self._channel = f"{settings.prefix}:slots"
         self._lease_ms = round(settings.lease_s * 1000)
         self._place_ms = round(settings.lease_s * PLACE_SHARE * 1000)
+        self._settle_ms = round(settle_s(settings) * 1000)
 
     async def hold(self, holder: str, name: str, ask: Ask) -> Answer:
         # In braces: what a cluster goes by to find the server of a key.
         key = f"{self._prefix}:slots:{{{name}}}"
-        about = (holder, ask.slots, self._lease_ms, self._place_ms, self._channel, name)
+        times = (self._lease_ms, self._place_ms, self._settle_ms)
+        about = (holder, ask.slots, *times, self._channel, name)
         granted, others, ahead, version, expires_ms = await self._valkey.run(
             self._script, (key,), (*about, ask.keep, *ask.tasks)
         )

@@ -8,14 +8,12 @@ from contextlib import suppress
 from corral.config import ValkeySettings
 from corral.core.holding import Ask, Holding
 from corral.upstream.replica import Replica
-from corral.upstream.shared.book import Book, Message, ValkeyBook
+from corral.upstream.shared.book import RETRY_S, Book, Message, ValkeyBook, settle_s
 from corral.upstream.shared.keeper import Keeper
 from corral.upstream.shared.lost import ValkeyLost
 
 log = logging.getLogger("corral.sharing")
 
-# A Valkey that is away is tried this often.
-RETRY_S = 0.5
 # So soon another connection is made when one has ended.
 AGAIN_S = 0.05
 
@@ -27,8 +25,7 @@ class Sharing:
         """``book``: another one than Valkey's, for tests."""
         self._settings = settings
         self._book: Book = book or ValkeyBook(settings)
-        # A Corral that was away as long as another one may take to notice it has come back, and to state what it holds.
-        self._settle_s = RETRY_S + 2 * settings.timeout_s
+        self._settle_s = settle_s(settings)
         self._keepers: list[Keeper] = []
         self._run_id: str | None = None
         self._hearing: asyncio.Timeout | None = None

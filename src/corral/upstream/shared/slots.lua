@@ -1,9 +1,9 @@
 -- The book of one llama-server's slots: who holds how many, and who waits in line for more.
 --
 -- KEYS[1]   the book, a hash: a field for each Corral, and `version`
--- ARGV      the Corral; the slots there are; how long what it holds stays its own, and its place in line (ms);
---           the channel; the name that is told there; the slots that its calls hold;
---           then the tasks of each call that is to start, in their order
+-- ARGV      the Corral; the slots there are; how long what it holds stays its own, and its place in line, and how
+--           long everybody may take to state what they hold after this server was away (ms); the channel; the name
+--           that is told there; the slots that its calls hold; then the tasks of each call that is to start, in order
 -- returns   how many of these calls may start; the slots that others hold; those that are kept for others who
 --           have asked before; the version; in how many ms the first of the others' entries ends (-1: there is none)
 --
@@ -16,9 +16,9 @@ local FORGOTTEN_MS = 24 * 3600 * 1000
 
 local book = KEYS[1]
 local me = ARGV[1]
-local slots, lease_ms, place_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local channel, name = ARGV[5], ARGV[6]
-local keep = tonumber(ARGV[7])
+local slots, lease_ms, place_ms, settle_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local channel, name = ARGV[6], ARGV[7]
+local keep = tonumber(ARGV[8])
 
 -- The server's clock: those of the Corrals may differ.
 local clock = redis.call('TIME')
@@ -30,11 +30,8 @@ local last_us = tonumber(redis.call('HGET', book, 'version') or '0')
 local version = math.max(last_us + 1, now_us)
 
 -- Who holds something says so more often than this. When nobody has said anything for longer, this server was away
--- from them all: that time is none in which they could have stated what their calls hold.
-local silence_ms = now - math.floor(last_us / 1000)
-if silence_ms <= lease_ms / 2 then
-  silence_ms = 0
-end
+-- from them all, and they have not been able to state what their calls hold; or who did hold something is dead.
+local silence = now - math.floor(last_us / 1000) > lease_ms / 2
 
 local fields = redis.call('HGETALL', book)
 local total_before, line_before = 0, 0
@@ -59,8 +56,8 @@ for i = 1, #fields, 2 do
     held, till, waits, place_till, since =
       tonumber(held), tonumber(till), tonumber(waits), tonumber(place_till), tonumber(since)
     total_before, line_before = total_before + held, line_before + waits
-    if silence_ms > 0 and held > 0 then
-      till = till + silence_ms
+    if silence and held > 0 and till < now + settle_ms then
+      till = now + settle_ms
       write(who, held, till, waits, place_till, since)
     end
     if waits > 0 and place_till <= now then
@@ -97,7 +94,7 @@ end
 
 local granted, held, waits = 0, keep, 0
 local ahead = kept_before(my_place)
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   local tasks = tonumber(ARGV[i])
   if others + held + tasks + ahead > slots then
     -- One that there can never be room for must not stand in the way of others.
