@@ -174,7 +174,8 @@ def resident_bytes(pid: int) -> int | None:
         pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
     except (OSError, IndexError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    # One that has just been killed holds nothing before anybody is told of its end.
+    return pages * os.sysconf("SC_PAGE_SIZE") or None
 
 
 def computed_s(pid: int) -> int | None:
