@@ -9,12 +9,13 @@ from typing import Any
 from corral.assembly import Assembly
 from corral.config import Config, FleetSettings, LlamaSettings, ModelSettings, QueueSettings
 from corral.core.lifecycle import Phase
-from corral.upstream.local import LocalModel
-from corral.upstream.replica import Lease
+from corral.upstream.lease import Lease
+from corral.upstream.local import UNUSED_S, LocalModel
 from support.children import fake_engine
 from support.pools import demand_of
 
-PATIENCE_S = 20.0
+# Longer than a model stays for somebody who does not come.
+PATIENCE_S = 2 * UNUSED_S
 MIB = 2**20
 # More than a fake takes, which is some 30 MiB.
 LARGE = 200 * MIB

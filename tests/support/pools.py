@@ -11,9 +11,10 @@ from corral.core.demand import Demand
 from corral.core.fairness import Account, FairQueue
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS, Principal
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
 from corral.upstream.probe import Facts, Prober
-from corral.upstream.replica import Clocks, Lease, Replica
+from corral.upstream.replica import Clocks, Replica
 from corral.upstream.wire import Client
 
 

@@ -11,6 +11,7 @@ import pytest
 from corral.core.errors import NotReady
 from corral.core.footprint import Footprint
 from corral.core.lifecycle import Phase, State
+from corral.upstream.local import UNUSED_S
 from corral.upstream.supervisor import START_FAILURES
 from support.children import alive, fake_engine
 from support.fleets import LARGE, MIB, running
@@ -315,6 +316,32 @@ async def test_a_crash_in_service_is_followed_by_a_start_and_the_model_stays_loa
         assert corral.model("a").phase is Phase.LOADED
 
 
+@async_test
+async def test_one_that_waits_for_its_next_start_after_a_crash_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.upstream.supervisor.BACKOFF_S", 600.0)
+    async with running(tmp_path, A, B, memory_bytes=FOR_ONE) as corral:
+        await corral.use("a")
+        os.kill(corral.pid("a"), signal.SIGKILL)
+        await corral.until(lambda: not corral.model("a").ready)
+        await corral.use("b")
+        # And so it does not wait for its next start any more.
+        await corral.use("a")
+
+
+@async_test
+async def test_one_that_was_loaded_for_somebody_and_takes_no_requests_makes_room(tmp_path: Path) -> None:
+    async with running(tmp_path, {**A, "extra_args": ("--load-s", "0.3")}, B, memory_bytes=FOR_ONE) as corral:
+        waiter = await corral.waiting("a")
+        await corral.until_phase("a", Phase.LOADING)
+        waiter.cancel()
+        corral.loader.drain(corral.model("a"))
+        await corral.until_phase("a", Phase.LOADED)
+        async with asyncio.timeout(UNUSED_S / 2):
+            await corral.use("b")
+
+
 # What operators ask for.
 
 
@@ -471,6 +498,33 @@ async def test_a_restart_while_it_loads_loads_anew(tmp_path: Path) -> None:
         await corral.until(lambda: corral.model("a").phase is Phase.LOADING and corral.pid("a") != first)
         assert not alive(first)
         waiter.cancel()
+
+
+@async_test
+async def test_a_restart_in_the_moment_it_is_ready_waits_for_the_calls_it_has_already(tmp_path: Path) -> None:
+    async with running(tmp_path, {**A, "extra_args": ("--load-s", "0.3")}) as corral:
+        model = corral.model("a")
+        waiter = await corral.waiting("a")
+        replica = model.children[0].replica
+        dispatch = replica.on_change
+
+        def dispatch_and_restart() -> None:
+            dispatch()
+            if replica.busy:
+                replica.on_change = dispatch
+                # The loader has not noticed yet.
+                assert model.phase is Phase.LOADING
+                corral.loader.replace(model)
+
+        await corral.until_phase("a", Phase.LOADING)
+        pid = corral.pid("a")
+        replica.on_change = dispatch_and_restart
+        with await waiter as lease:
+            assert lease.replica is replica
+            await asyncio.sleep(0.2)
+            assert alive(pid)
+        await corral.until(lambda: not alive(pid))
+        await corral.use("a")
 
 
 @async_test

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from corral.core.breaker import FAILURES, PAUSE_S
 from corral.core.lifecycle import State
 from corral.upstream.alarm import EARLY_S
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.replica import Replica
 from support.pools import demand_of, leasing, pool_of, replica_of
 from support.virtual_time import advance, in_virtual_time
 

@@ -5,8 +5,8 @@ import pytest
 from corral.core.errors import QueueFull, QueueTimeout
 from corral.core.principal import Principal, Priority
 from corral.core.usage import Usage
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease
 from support.pools import demand_of, leasing, pool_of, replica_of, settle
 from support.virtual_time import advance, in_virtual_time
 

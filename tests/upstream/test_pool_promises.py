@@ -25,9 +25,10 @@ from corral.core.lifecycle import State
 from corral.core.principal import Principal, Priority
 from corral.core.record import NO_USAGE
 from corral.core.usage import Usage
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
 from corral.upstream.probe import Facts
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.replica import Replica
 from support.pools import demand_of, pool_of, replica_of
 from support.sharers import settled, sharing_of
 from support.slot_books import MemoryBook

@@ -9,8 +9,9 @@ from corral.core.errors import ContextLengthExceeded, InvalidRequest
 from corral.core.lifecycle import State
 from corral.core.principal import ANONYMOUS, Principal
 from corral.core.usage import Usage
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.replica import Replica
 from support.pools import demand_of, leasing, pool_of, replica_of
 from support.virtual_time import advance, in_virtual_time
 

@@ -11,9 +11,9 @@ from corral.core.balance import Balance
 from corral.core.errors import QueueFull, QueueTimeout, SharedStateAway
 from corral.core.holding import Answer, Ask
 from corral.core.lifecycle import State
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease
-from corral.upstream.shared.sharing import RETRY_S
+from corral.upstream.shared.book import RETRY_S
 from corral.upstream.watches import Watches
 from support.pools import demand_of, leasing, pool_of, replica_of
 from support.sharers import Sharer, settled, sharing_of

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from corral.core.errors import CorralError, InvalidRequest, QueueTimeout, SharedStateAway
 from corral.core.holding import Ask
-from corral.upstream.replica import Lease
+from corral.upstream.lease import Lease
 from support.pools import demand_of
 from support.sharers import Sharer, settled, sharing_of
 from support.slot_books import MemoryBook

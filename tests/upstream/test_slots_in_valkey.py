@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from corral.config import ValkeySettings
 from corral.core.errors import SharedStateAway
 from corral.core.holding import Answer, Ask
-from corral.upstream.replica import Lease
+from corral.upstream.lease import Lease
 from corral.upstream.shared.book import Message, ValkeyBook
 from corral.upstream.shared.lost import ValkeyLost
 from corral.upstream.shared.sharing import Sharing

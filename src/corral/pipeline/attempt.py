@@ -17,8 +17,9 @@ from corral.pipeline.relay import StreamWatch
 from corral.pipeline.strand import Strand
 from corral.pipeline.time_limits import TimeLimits
 from corral.pipeline.whole import Whole, read_whole
+from corral.upstream.lease import Lease
 from corral.upstream.probe import Facts, Prober, authorization
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.replica import Replica
 from corral.upstream.wire import Client, Reply
 
 # An error reply is a few hundred bytes; more of it is of no use to anyone.

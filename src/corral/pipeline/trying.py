@@ -22,8 +22,9 @@ from corral.core.retry import Tries
 from corral.pipeline.answer import Answer
 from corral.pipeline.explain import explain
 from corral.pipeline.strand import Strand
+from corral.upstream.lease import Lease
 from corral.upstream.pool import Pool
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.replica import Replica
 
 T = TypeVar("T")
 Attempt = Callable[[Lease, Record], Awaitable[T]]

@@ -152,7 +152,7 @@ class Loader:
         again = phase in (Phase.LOADING, Phase.LOADED) or (phase is Phase.FAILED and not model.residency.on_demand)
         model.asked = model.asked or again
         if phase in (Phase.LOADING, Phase.LOADED):
-            self._moves.leave(model, Departure.REPLACED, gently=phase is Phase.LOADED)
+            self._moves.leave(model, Departure.REPLACED, gently=True)
         self._moves.take_over(model, made)
         if phase is Phase.FAILED:
             self._moves.enter(model, Phase.UNLOADED)

@@ -117,6 +117,11 @@ class LocalModel:
         return any(child.replica.state is State.READY for child in self.children)
 
     @property
+    def rests(self) -> bool:
+        """All its processes have crashed, and are to be started again after a pause."""
+        return all(child.replica.state is State.BACKOFF for child in self.children)
+
+    @property
     def busy(self) -> bool:
         """Calls are being served."""
         return any(child.replica.busy for child in self.children)
@@ -156,10 +161,13 @@ class LocalModel:
             return Hold.LEAVING
         if self.stays:
             return Hold.PINNED
-        if self.phase is Phase.LOADING or self.changing or self.outgoing or self.ending or not self.ready:
+        starts = self.phase is Phase.LOADING or not (self.ready or self.rests)
+        if starts or self.changing or self.outgoing or self.ending:
             return Hold.LOADING
         if self.busy or (self.pool.waiting and not self.yielding and not self.drained):
             return Hold.BUSY
+        if self.drained:
+            return None
         unused = self.requested and all(child.replica.used_at <= self.phase_since for child in self.children)
         return Hold.REQUESTED if unused and now - self.phase_since < UNUSED_S and not self.yielding else None
 

@@ -17,7 +17,8 @@ from corral.core.principal import Priority
 from corral.upstream.alarm import EARLY_S
 from corral.upstream.asks import Asks
 from corral.upstream.hopeless import beyond_all, why_unready, withheld
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.lease import Lease
+from corral.upstream.replica import Replica
 from corral.upstream.routing import HELD, Choice, Routing
 
 log = logging.getLogger("corral.replica")

@@ -3,19 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 from corral.core.breaker import Breaker
-from corral.core.demand import Demand
 from corral.core.errors import CorralError, UpstreamError, UpstreamLoading, Withdrawn
-from corral.core.fairness import Account
 from corral.core.holding import Holding
 from corral.core.lifecycle import State, Transition
 from corral.core.linger import Lingering, Task
-from corral.core.prefix import BLOCK_BYTES, PrefixIndex
-from corral.core.record import NO_USAGE
+from corral.core.prefix import PrefixIndex
 from corral.upstream.address import Address
+from corral.upstream.lease import Lease
 from corral.upstream.probe import Facts, Prober
 
 # A ready server is asked now and then whether it still is; one that is not, often at first.
@@ -30,8 +26,6 @@ LINGER_LIMIT_S = 120.0
 # A server that cannot be reached may be alive all the same, and still be at work for those who have left.
 MAY_BE_BUSY = frozenset({State.READY, State.UNREACHABLE})
 
-_lease_ids = count(1)
-
 
 @dataclass(slots=True)
 class Clocks:
@@ -39,76 +33,6 @@ class Clocks:
 
     monotonic: Callable[[], float]
     unix: Callable[[], float]
-
-
-class Lease:
-    """Slots of a replica, held by one attempt until the ``with`` block is left.
-
-    Two writers: the pool until it is granted, then the attempt. ``started`` once
-    llama-server is known to work on it, ``abandoned`` from sending it until its
-    reply is complete. What it took is told in ``usage`` and ``prefill_s`` (None
-    when no token came), and in ``failed`` what it says of the replica (None: nothing).
-    """
-
-    __slots__ = (
-        "_give_back",
-        "abandoned",
-        "account",
-        "charged",
-        "cut",
-        "demand",
-        "failed",
-        "foreseen",
-        "id",
-        "prefill_s",
-        "reason",
-        "replica",
-        "started",
-        "taken_at",
-        "tasks",
-        "trial",
-        "usage",
-    )
-
-    def __init__(
-        self, replica: "Replica", demand: Demand, account: Account[Any], give_back: Callable[["Lease"], None]
-    ) -> None:
-        self.id = next(_lease_ids)
-        self.replica = replica
-        self.demand = demand
-        self.tasks = demand.tasks
-        # Whose it is, and what it was charged.
-        self.account = account
-        self.charged = 0.0
-        self.taken_at = 0.0
-        # The blocks of its prompt that the replica was thought to have, and when that was; None when nobody looked.
-        self.foreseen: tuple[int, int] | None = None
-        # Why this replica was chosen; empty where there is only one.
-        self.reason = ""
-        # It tries whether a replica that was left alone is well again.
-        self.trial = False
-        self.started = False
-        self.abandoned = False
-        # Breaks off the reply that comes, with this error; set by the attempt.
-        self.cut: Callable[[UpstreamError], None] = _nothing_to_cut
-        self.usage = NO_USAGE
-        self.prefill_s: float | None = None
-        self.failed: bool | None = None
-        self._give_back = give_back
-
-    @property
-    def foreseen_tokens(self) -> int | None:
-        """So many tokens were thought to be in the cache; None when nobody looked."""
-        if self.foreseen is None:
-            return None
-        blocks, _ = self.foreseen
-        return round(self.usage.prompt_tokens * blocks * BLOCK_BYTES / self.demand.prompt.size_bytes) if blocks else 0
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._give_back(self)
 
 
 class Replica:
@@ -380,10 +304,6 @@ class Replica:
 
 
 def _ignore(_: Transition) -> None:
-    pass
-
-
-def _nothing_to_cut(_: UpstreamError) -> None:
     pass
 
 

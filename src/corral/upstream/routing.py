@@ -8,7 +8,8 @@ from typing import NamedTuple
 from corral.core.balance import Balance, Candidate, choose, hold_s
 from corral.core.demand import Demand
 from corral.core.prefix import BLOCK_BYTES
-from corral.upstream.replica import Lease, Replica
+from corral.upstream.lease import Lease
+from corral.upstream.replica import Replica
 
 # The weight of the newest call in the speed of reading prompts, and how much it has to have read to say something.
 SPEED_SMOOTHING = 0.2
