@@ -1,11 +1,13 @@
-"""Why nobody need wait: what no replica can take, and what is told of a model that is not ready."""
+"""Why nobody need wait, or wait any longer: what no replica can take, and what is told of a model that is not ready."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
+from corral.config import QueueSettings
 from corral.core.demand import Demand, too_long, too_many_tasks
-from corral.core.errors import ContextLengthExceeded, InvalidRequest
+from corral.core.errors import ContextLengthExceeded, InvalidRequest, NotReady, QueueFull, QueueTimeout, SharedStateAway
 from corral.core.lifecycle import State
+from corral.upstream.pace import DEFAULT_RETRY_S
 from corral.upstream.replica import Replica
 
 
@@ -22,10 +24,36 @@ def why_unready(model: str, states: AbstractSet[State]) -> str:
     return f"the server of model '{model}' cannot be reached"
 
 
-def withheld(demand: Demand, replicas: Sequence[Replica]) -> bool:
+def crowded(
+    model: str, ahead: int, own: int, settings: QueueSettings, retry_after_s: Callable[[], float]
+) -> QueueFull | None:
+    """Why one more may not wait: so many do already, and so many of the same client."""
+    if ahead >= settings.length:
+        who = f"{ahead} requests are"
+    elif own >= settings.per_client:
+        who = f"{own} requests of this client are"
+    else:
+        return None
+    return QueueFull(f"{who} waiting for model '{model}' already; try again later", retry_after_s=retry_after_s())
+
+
+def impatient(model: str, unready: str | None, patience_s: float, retry_after_s: float) -> NotReady | QueueTimeout:
+    """Why one waits no longer; ``unready`` is why no replica is ready, if that is so."""
+    if unready is not None:
+        return NotReady(f"{unready}; try again later", retry_after_s=retry_after_s)
+    return QueueTimeout(
+        f"no slot of model '{model}' became free within {patience_s:g} s; try again later", retry_after_s=retry_after_s
+    )
+
+
+def withheld(model: str, demand: Demand, replicas: Sequence[Replica]) -> SharedStateAway | None:
     """All that are ready are shared, and the call can have none of their slots for now: nobody tells whose they are."""
     ready = [replica for replica in replicas if replica.ready and replica.slots >= demand.tasks]
-    return bool(ready) and all(replica.usable < demand.tasks for replica in ready)
+    if not ready or any(replica.usable >= demand.tasks for replica in ready):
+        return None
+    return SharedStateAway(
+        f"the slots of model '{model}' cannot be shared at the moment; try again later", retry_after_s=DEFAULT_RETRY_S
+    )
 
 
 def beyond_all(demand: Demand, replicas: Sequence[Replica]) -> ContextLengthExceeded | InvalidRequest | None:

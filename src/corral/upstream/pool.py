@@ -3,48 +3,26 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from math import ceil
 
 from corral.config import QueueSettings
 from corral.core.balance import Balance
 from corral.core.call import Call
 from corral.core.demand import Demand
-from corral.core.errors import CorralError, NotReady, QueueFull, QueueTimeout, SharedStateAway, ShuttingDown
+from corral.core.errors import CorralError, NotReady, ShuttingDown
 from corral.core.fairness import Account, FairQueue, Place
 from corral.core.lifecycle import State
 from corral.core.principal import Priority
 from corral.upstream.alarm import EARLY_S
 from corral.upstream.asks import Asks
-from corral.upstream.hopeless import beyond_all, why_unready, withheld
+from corral.upstream.hopeless import beyond_all, crowded, impatient, why_unready, withheld
 from corral.upstream.lease import Lease
+from corral.upstream.pace import DEFAULT_RETRY_S, Pace
 from corral.upstream.replica import Replica
 from corral.upstream.routing import HELD, Choice, Routing
+from corral.upstream.waiter import Waiter
 
 log = logging.getLogger("corral.replica")
-
-# How long a refused client is asked to wait while nothing has been measured yet.
-DEFAULT_RETRY_S = 1.0
-# The weight of the newest lease in the mean length of leases.
-HELD_SMOOTHING = 0.2
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """A call in the queue. Written by the pool."""
-
-    demand: Demand
-    avoid: Collection[Replica]
-    granted: asyncio.Future[Lease]
-    # It may wait for a replica that has its prompt while others are free, until the timer says no.
-    may_hold: bool
-    hold: asyncio.TimerHandle | None = None
-    # The shared replica that it will be leased, if it has the slots that it is being asked for.
-    asked: Choice | None = None
-    # The replicas in whose lines it stands, the first of this Corral's: it keeps its place while another one is asked.
-    stands: Sequence[Replica] = ()
-    # It has been let in for free slots alone: should there be none after all, it is refused with this.
-    full: CorralError | None = None
 
 
 class Pool:
@@ -64,9 +42,7 @@ class Pool:
         self._queue: FairQueue[Waiter] = FairQueue()
         # Where no replica is shared there is nothing to be asked.
         self._asks: Asks | None = None
-        # The tasks of those who wait.
-        self._tasks = 0
-        self._held_s = 0.0
+        self._pace = Pace()
         self._closed = False
         # Told of a call that has to wait, while no replica is ready; set by who loads models.
         self.on_wanted: Callable[[], None] = _nothing
@@ -147,7 +123,10 @@ class Pool:
             while self._queue and self._serve_one(now):
                 pass
         if self._asks is not None:
-            self._tell_asks(self._asks)
+            if not self._queue:
+                # The last pass has found somebody, who is served.
+                self._asks.begin()
+            self._asks.tell()
 
     def refuse(self, error: CorralError) -> None:
         """Let nobody who waits now wait any longer."""
@@ -177,11 +156,7 @@ class Pool:
     def retry_after_s(self) -> float:
         """When a slot is likely to be free for one who comes back: what waits, served at the measured rate."""
         slots = sum(replica.slots for replica in self.replicas if replica.ready)
-        if not slots and self.ready_at is not None:
-            return max(DEFAULT_RETRY_S, float(ceil(self.ready_at - asyncio.get_running_loop().time())))
-        if not slots or not self._held_s:
-            return DEFAULT_RETRY_S
-        return max(DEFAULT_RETRY_S, float(ceil((self._tasks + 1) * self._held_s / slots)))
+        return self._pace.retry_after_s(slots, self.ready_at)
 
     # Coming.
 
@@ -189,7 +164,7 @@ class Pool:
         if self._closed or self._asks is not None:
             return None
         if len(self.replicas) != 1:
-            choice = self.routing.choose(demand, avoid, (), now, self._held_s)
+            choice = self.routing.choose(demand, avoid, (), now, self._pace.held_s)
             return self._take(choice.replica, demand, now, choice) if choice.replica else None
         replica = self.replicas[0]
         if replica.free < demand.tasks or not demand.may_fit(replica.context):
@@ -212,10 +187,11 @@ class Pool:
 
     def _join(self, demand: Demand, avoid: Collection[Replica], now: float) -> Place[Waiter]:
         account = self._queue.account(demand.principal)
-        full = None if demand.returns else self._full(*self._ahead(account))
+        ahead, own = self._ahead(account)
+        full = None if demand.returns else crowded(self.name, ahead, own, self._settings, self.retry_after_s)
         waiter = Waiter(demand, avoid, asyncio.get_running_loop().create_future(), may_hold=full is None)
         place = self._queue.join(account, waiter, now, returns=demand.returns)
-        self._tasks += demand.tasks
+        self._pace.tasks += demand.tasks
         self.dispatch()
         # Who is served at once does not wait, however short the queue may be.
         if waiter.asked is not None:
@@ -234,17 +210,6 @@ class Pool:
             return len(self._queue), len(account.waiting)
         own = sum(place.who.asked is None for place in account.waiting)
         return len(self._queue) - self._asks.promised, own
-
-    def _full(self, ahead: int, own: int) -> CorralError | None:
-        if ahead >= self._settings.length:
-            who = f"{ahead} requests are"
-        elif own >= self._settings.per_client:
-            who = f"{own} requests of this client are"
-        else:
-            return None
-        return QueueFull(
-            f"{who} waiting for model '{self.name}' already; try again later", retry_after_s=self.retry_after_s()
-        )
 
     def _patience_s(self, demand: Demand) -> float:
         batch = demand.principal.priority is Priority.BATCH
@@ -270,12 +235,6 @@ class Pool:
         """Who comes later may want it: a shared one that is full too, else its place in line there comes and goes."""
         return replica.free > 0 or (self._asks is not None and replica.shared is not None)
 
-    def _tell_asks(self, asks: Asks) -> None:
-        if not self._queue:
-            # The last pass has found somebody, who is served.
-            asks.begin()
-        asks.tell()
-
     def _settle(self, waiter: Waiter, kept: set[Replica], now: float) -> bool:
         """Grant or refuse; False when the waiter has to wait, and what it waits for is ``kept``."""
         if waiter.granted.done():
@@ -291,8 +250,7 @@ class Pool:
         if choice.replica is not None and self._asks is not None:
             waiter.asked = choice
             self._asks.promise(choice.replica, waiter.demand.tasks)
-            able = self.routing.able(waiter.demand, now)
-            self._stand(waiter, [each for each in waiter.stands if each is not choice.replica and each in able], kept)
+            self._stand(waiter, waiter.stands_beside(choice.replica, self.routing, now), kept)
             return False
         waiter.asked = None
         if waiter.full is not None:
@@ -309,31 +267,11 @@ class Pool:
         kept.update(replicas)
 
     def _choose(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
-        if waiter.stands and (choice := self._choose_granted(waiter, kept, now)).replica is not None:
-            return choice
-        if waiter.asked is not None and self._stands(waiter.asked, waiter.demand, kept, now):
-            # Each answer of a replica lets all be chosen for again: who changes its mind would go on asking.
-            return waiter.asked
-        held_s = self._held_s if waiter.may_hold else None
-        choice = self.routing.choose(waiter.demand, waiter.avoid, kept, now, held_s)
+        choice = waiter.choose(self.routing, kept, now, self._pace.held_s)
         if choice.hold_s is not None and waiter.hold is None:
             waiter.hold = asyncio.get_running_loop().call_later(choice.hold_s, self._end_hold, waiter)
             self.routing.decisions[HELD] += 1
         return choice
-
-    def _choose_granted(self, waiter: Waiter, kept: Collection[Replica], now: float) -> Choice:
-        """Of the replicas in whose lines it stands, one that has let it in."""
-        tasks = waiter.demand.tasks
-        granted = [each for each in waiter.stands if each.free >= tasks and each.lets(tasks)]
-        others = {*kept, *(replica for replica in self.replicas if replica not in granted)}
-        return self.routing.choose(waiter.demand, waiter.avoid, others, now, None)
-
-    def _stands(self, choice: Choice, demand: Demand, kept: Collection[Replica], now: float) -> bool:
-        """The replica can still take the call that it was chosen for."""
-        replica = choice.replica
-        if replica is None or replica in kept or replica.free < demand.tasks:
-            return False
-        return replica in self.routing.able(demand, now)
 
     def _end_hold(self, waiter: Waiter) -> None:
         waiter.may_hold = False
@@ -362,12 +300,7 @@ class Pool:
             return error
         if self.replicas and all(replica.state is State.FAILED for replica in self.replicas):
             return NotReady(f"{self.why}; the operator has to look at it")
-        if self._asks is not None and withheld(demand, self.replicas):
-            return SharedStateAway(
-                f"the slots of model '{self.name}' cannot be shared at the moment; try again later",
-                retry_after_s=DEFAULT_RETRY_S,
-            )
-        return None
+        return withheld(self.name, demand, self.replicas) if self._asks is not None else None
 
     # Going.
 
@@ -378,18 +311,12 @@ class Pool:
     def _expire(self, place: Place[Waiter]) -> None:
         waiter = place.who
         if not waiter.granted.done():
-            waiter.granted.set_exception(self._impatient(waiter.demand))
+            unready = None if self.ready else self.why
+            patience_s = self._patience_s(waiter.demand)
+            waiter.granted.set_exception(impatient(self.name, unready, patience_s, self.retry_after_s()))
             self._leave(place)
             # Those behind it go on at once; their own patience may end in this same moment.
             self.dispatch()
-
-    def _impatient(self, demand: Demand) -> CorralError:
-        if not self.ready:
-            return NotReady(f"{self.why}; try again later", retry_after_s=self.retry_after_s())
-        return QueueTimeout(
-            f"no slot of model '{self.name}' became free within {self._patience_s(demand):g} s; try again later",
-            retry_after_s=self.retry_after_s(),
-        )
 
     def _give_up(self, place: Place[Waiter]) -> None:
         """A waiter goes without its lease: its place is gone, and what was granted meanwhile is given back."""
@@ -402,33 +329,21 @@ class Pool:
 
     def _leave(self, place: Place[Waiter]) -> None:
         if self._queue.leave(place):
-            self._tasks -= place.who.demand.tasks
+            self._pace.tasks -= place.who.demand.tasks
         if place.who.hold is not None:
             place.who.hold.cancel()
 
     def _give_back(self, lease: Lease) -> None:
         now = asyncio.get_running_loop().time()
-        self._held_s += (now - lease.taken_at - self._held_s) * (HELD_SMOOTHING if self._held_s else 1.0)
+        self._pace.ended(now - lease.taken_at)
         self._queue.settle(lease.account, lease.charged, lease.tasks, lease.usage)
-        self._judge(lease, now)
+        if (pause_s := lease.replica.judge(lease, now)) is not None:
+            # Who waits may try it then, and nothing else tells them.
+            asyncio.get_running_loop().call_later(pause_s + EARLY_S, self.dispatch)
         lease.replica.put_back(lease)
         if lease.foreseen is not None:
             self.routing.learn(lease)
         self.dispatch()
-
-    def _judge(self, lease: Lease, now: float) -> None:
-        """What the call says of its replica; a change of mind is told."""
-        replica = lease.replica
-        trusted = replica.breaker.closed
-        pause_s = replica.breaker.ended(now, failed=lease.failed, trial=lease.trial)
-        if pause_s is not None:
-            # Who waits may try it then, and nothing else tells them.
-            asyncio.get_running_loop().call_later(pause_s + EARLY_S, self.dispatch)
-        if replica.breaker.closed is not trusted:
-            event, level = (
-                ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)
-            )
-            log.log(level, event, extra={"fields": {"model": self.name, "replica": replica.name}})
 
 
 def _nothing() -> None:

@@ -1,6 +1,7 @@
 """One llama-server as the pool sees it: where it is, how it is, and what it is busy with."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from corral.core.prefix import PrefixIndex
 from corral.upstream.address import Address
 from corral.upstream.lease import Lease
 from corral.upstream.probe import Facts, Prober
+
+log = logging.getLogger("corral.replica")
 
 # A ready server is asked now and then whether it still is; one that is not, often at first.
 READY_INTERVAL_S = 5.0
@@ -168,6 +171,17 @@ class Replica:
             self._lingering.append(Lingering(lease.tasks, until, self._started()))
             self._linger_nudge.set()
         self._held_less()
+
+    def judge(self, lease: Lease, now: float) -> float | None:
+        """What an ended call says of it; the seconds that it is to be left alone, if so. A change of mind is told."""
+        trusted = self.breaker.closed
+        pause_s = self.breaker.ended(now, failed=lease.failed, trial=lease.trial)
+        if self.breaker.closed is not trusted:
+            event, level = (
+                ("replica left alone", logging.WARNING) if trusted else ("replica trusted again", logging.INFO)
+            )
+            log.log(level, event, extra={"fields": {"model": self.model, "replica": self.name}})
+        return pause_s
 
     def drain(self, *, draining: bool = True) -> None:
         """Take no more calls, or take them again."""
