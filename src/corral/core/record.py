@@ -31,6 +31,10 @@ class Outcome(Enum):
     # A bug of ours (500), or cut off by shutdown.
     ABORTED = "aborted"
 
+    def __init__(self, label: str) -> None:
+        # As ``Endpoint.label``.
+        self.label = label
+
 
 @dataclass(slots=True)
 class Record:
