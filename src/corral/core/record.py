@@ -91,10 +91,6 @@ class Record:
             return None
         return (self.leased_at or self.closed_at or self.queued_at) - self.queued_at
 
-    def slot_s(self, until: float) -> float:
-        """How long it has held slots, times their number."""
-        return 0.0 if self.leased_at is None else (until - self.leased_at) * self.slots
-
     @property
     def ttft_s(self) -> float | None:
         """Time to first token: from the request's arrival to the first event of the reply."""
