@@ -97,9 +97,7 @@ def exchange_line(record: Record, closings: list[Closing], outcome: Outcome | No
 
 
 def closing(record: Record) -> Closing:
-    """How an exchange has ended whose line was a seal."""
-    if record.outcome is OK:
-        return record.sequence
+    """How an exchange has ended whose line was a seal, where not all went well; else its sequence number says it."""
     return record.sequence, record.outcome.label, record.status, record.error_code
 
 
