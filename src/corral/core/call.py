@@ -13,6 +13,10 @@ class Endpoint(Enum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
 
+    def __init__(self, label: str) -> None:
+        # The value again: Enum's own ``value`` is written in Python, and orjson asks for it too.
+        self.label = label
+
     # A member is one object; Enum's own hash is written in Python, and each request asks for a dozen of them.
     __hash__ = object.__hash__
 

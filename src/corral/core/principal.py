@@ -12,9 +12,9 @@ class Priority(IntEnum):
     DEFAULT = 1
     BATCH = 2
 
-    @property
-    def label(self) -> str:
-        return self.name.lower()
+    def __init__(self, _: int) -> None:
+        # Each exchange tells it to the log.
+        self.label = self.name.lower()
 
 
 class Scope(Enum):

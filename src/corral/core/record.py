@@ -31,6 +31,10 @@ class Outcome(Enum):
     # A bug of ours (500), or cut off by shutdown.
     ABORTED = "aborted"
 
+    def __init__(self, label: str) -> None:
+        # As ``Endpoint.label``.
+        self.label = label
+
 
 @dataclass(slots=True)
 class Record:
@@ -86,10 +90,6 @@ class Record:
         if self.queued_at is None:
             return None
         return (self.leased_at or self.closed_at or self.queued_at) - self.queued_at
-
-    def slot_s(self, until: float) -> float:
-        """How long it has held slots, times their number."""
-        return 0.0 if self.leased_at is None else (until - self.leased_at) * self.slots
 
     @property
     def ttft_s(self) -> float | None:

@@ -41,8 +41,6 @@ INTER_TOKEN_BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 Labels = tuple[str, ...]
 TIMED: Labels = ("route", "model")
 
-_ROUTES = {endpoint: endpoint.value for endpoint in Endpoint}
-
 
 class Count:
     """A number for each combination of label values; it only grows. One writer: Metrics.
@@ -149,9 +147,9 @@ class Metrics(Collector):
 
     def observe(self, record: Record) -> None:
         """Count an exchange that has been closed, once."""
-        route = _ROUTES[record.endpoint]
+        route = record.endpoint.label
         model, client = self._model(record.model), self._client(record.client)
-        self._requests.add((route, model, client, self._status(str(record.status)), record.outcome.value))
+        self._requests.add((route, model, client, self._status(str(record.status)), record.outcome.label))
         self._count_tokens(record, model, client)
         timed = (route, model)
         if (queue_wait_s := record.queue_wait_s) is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from corral.core.record import Outcome, Record
 from corral.store.journal_files import JournalFile
-from corral.store.line import Closing, closing, closings_line, exchange_line
+from corral.store.line import OK, Closing, closing, closings_line, exchange_line
 
 log = logging.getLogger("corral")
 
@@ -75,7 +75,7 @@ class Journal:
     def close(self, record: Record) -> None:
         """Write down how an exchange has ended; strangers leave no line, so that they cannot fill a disk."""
         if record.sequence:
-            self._closings.append(closing(record))
+            self._closings.append(record.sequence if record.outcome is OK else closing(record))
             if self._closings_timer is None:
                 loop = asyncio.get_running_loop()
                 self._closings_timer = loop.call_later(CLOSINGS_WAIT_S, self._tell_closings)
@@ -126,8 +126,9 @@ class Journal:
     def _write_exchange(self, record: Record, outcome: Outcome | None, now: float) -> None:
         self._sequence += 1
         record.sequence = self._sequence
-        closings, self._closings = self._closings, []
-        self._write(exchange_line(record, closings, outcome, now))
+        line = exchange_line(record, self._closings, outcome, now)
+        self._closings.clear()
+        self._write(line)
 
     def _tell_closings(self) -> None:
         if self._closings_timer is not None:

@@ -42,6 +42,9 @@ FIELDS = (
     "resumed",
 )
 
+# Enum looks its members up in Python.
+OK = Outcome.OK
+
 # Beyond what anybody counts, and small enough for sums.
 MOST = 2**48
 LONGEST = 1000
@@ -53,19 +56,23 @@ Line = list[Any]
 
 
 def exchange_line(record: Record, closings: list[Closing], outcome: Outcome | None, now: float) -> bytes:
-    """The line of an exchange, with closings of others; ``outcome`` is None for a seal, ``now`` by the loop's clock."""
-    usage = record.usage
-    duration_s = now - record.opened_at
+    """The line of an exchange, with closings of others; ``outcome`` is None for a seal, ``now`` by the loop's clock.
+
+    Every exchange waits for it: what it tells is worked out here, as each call would take as long as all the sums.
+    """
+    usage, opened_at = record.usage, record.opened_at
+    queued_at, leased_at, first_byte_at = record.queued_at, record.leased_at, record.first_byte_at
+    duration_s = now - opened_at
     line = (
         record.sequence,
         closings,
-        outcome,
+        None if outcome is None else outcome.label,
         record.request_id,
         # By the loop's clock, so that a step of the wall clock does not put the end before the start.
         record.opened_unix_s + duration_s,
         record.client,
         record.key_id,
-        record.endpoint,
+        record.endpoint.label,
         record.model,
         record.replica,
         record.status,
@@ -75,10 +82,11 @@ def exchange_line(record: Record, closings: list[Closing], outcome: Outcome | No
         usage.cached_tokens,
         usage.completion_tokens,
         usage.estimated,
-        record.ttft_s,
+        None if first_byte_at is None else first_byte_at - opened_at,
         duration_s,
-        record.queue_wait_s,
-        record.slot_s(now),
+        None if queued_at is None else (leased_at or now) - queued_at,
+        # How long it has held slots, times their number.
+        0.0 if leased_at is None else (now - leased_at) * record.slots,
         record.attempts,
         len(record.resumed),
     )
@@ -89,10 +97,8 @@ def exchange_line(record: Record, closings: list[Closing], outcome: Outcome | No
 
 
 def closing(record: Record) -> Closing:
-    """How an exchange has ended whose line was a seal."""
-    if record.outcome is Outcome.OK:
-        return record.sequence
-    return record.sequence, record.outcome.value, record.status, record.error_code
+    """How an exchange has ended whose line was a seal, where not all went well; else its sequence number says it."""
+    return record.sequence, record.outcome.label, record.status, record.error_code
 
 
 def closings_line(closings: list[Closing]) -> bytes:
@@ -151,7 +157,7 @@ def cleaned(line: object) -> Line:
 
 def _encoded_otherwise(value: object) -> bytes:
     """With half of a surrogate pair, or a whole number beyond 64 bits; ``cleaned`` mends it when it is read."""
-    return json.dumps(value, default=lambda each: each.value).encode() + b"\n"
+    return json.dumps(value).encode() + b"\n"
 
 
 def _decoded_singly(piece: bytes) -> tuple[list[Line], int]:
