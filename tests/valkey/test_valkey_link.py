@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from corral.core.limits import Limit
-from corral.valkey.link import Command, Link, Script, _plain
-from corral.valkey.shared_limits import LIMITS
+from corral.valkey.client import plain
+from corral.valkey.link import PROBE, Link
 from support.loops import on_both_loops
 from support.run import async_test
 from support.sharing import must_take, rules_of, sharing
@@ -81,7 +81,7 @@ async def test_who_asks_while_it_is_away_is_told_and_all_goes_on_when_it_is_back
                 left = {standing.limit: standing.left for standing in verdict.standings}
                 # It has forgotten everything, and is told again what is open.
                 assert (left[Limit.IN_FLIGHT], left[Limit.TOKENS]) == (1, 800)
-                await limits.drain()
+                await limits._link.drain()
 
 
 @async_test
@@ -100,7 +100,7 @@ async def test_what_was_used_while_it_was_away_is_counted_when_it_is_back() -> N
             finally:
                 os.kill(pid, signal.SIGCONT)
             await until(lambda: not limits.away)
-            await limits.drain()
+            await limits._link.drain()
             verdict, _ = await must_take(limits, rules, 100)
             assert [standing.left for standing in verdict.standings] == [777, 777]
 
@@ -223,11 +223,10 @@ async def test_what_is_no_valkey_is_away(said: bytes) -> None:
 @on_both_loops
 async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, valkey_url: str) -> None:
     """The library loses a cancellation in one of these moments."""
-    probe = Command(LIMITS, ("test:probe",), "probe -")
-    link = Link(valkey_url, 1.0, probe, lambda: None)
+    link = Link(valkey_url, 1.0, "test")
     task = asyncio.create_task(link.run())
-    await link.ask(*said_by(probe))
-    link.tell(*said_by(probe))
+    await link.ask(PROBE, ("test:probe",), ())
+    link.tell(PROBE, ("test:probe",), ())
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()
@@ -237,12 +236,8 @@ async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, val
     assert ended
 
 
-def said_by(command: Command) -> tuple[Script, Sequence[str], str]:
-    return command.script, command.keys, command.words
-
-
 @pytest.mark.parametrize(
-    ("url", "plain"),
+    ("url", "known"),
     [
         ("valkey://host:1/0", "redis://host:1/0"),
         ("valkeys://host", "rediss://host"),
@@ -250,5 +245,5 @@ def said_by(command: Command) -> tuple[Script, Sequence[str], str]:
         ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
     ],
 )
-def test_urls_may_say_valkey(url: str, plain: str) -> None:
-    assert _plain(url) == plain
+def test_urls_may_say_valkey(url: str, known: str) -> None:
+    assert plain(url) == known
