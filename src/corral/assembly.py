@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -38,6 +38,7 @@ from corral.upstream.loader import Loader
 from corral.upstream.maker import Maker
 from corral.upstream.probe import Prober
 from corral.upstream.replica import Clocks
+from corral.upstream.shared.book import ValkeyBook
 from corral.upstream.shared.sharing import Sharing
 from corral.upstream.watches import Watches
 from corral.upstream.wire import Client
@@ -46,6 +47,7 @@ from corral.web.probes import Readiness
 
 if TYPE_CHECKING:
     from corral.tenancy import Tenancy
+    from corral.valkey.link import Link
     from corral.valkey.shared_limits import SharedLimits
 
 log = logging.getLogger("corral")
@@ -70,12 +72,13 @@ class Assembly:
         self.readiness = Readiness()
         self.changed = asyncio.Event()
         self.loader = Loader(config.fleet, time.monotonic)
-        self.shared_slots = Sharing(config.valkey) if config.valkey.url else None
+        self.shared = _shared(config.valkey)
+        self.shared_limits = None if self.shared is None else self.shared.limits
+        self.shared_slots = None if self.shared is None else self.shared.slots
         self.watches = Watches(self.shared_slots)
         maker = self._maker(config)
         self.tenancy = self._tenancy(config)
         self.fleet = Fleet([maker.entry(model) for model in config.models], any_model=config.any_model)
-        self.shared_limits = _shared_limits(config.valkey)
         # Only what is shared is counted by a share of it while nobody can count together.
         share = config.valkey.corrals if self.shared_limits and config.valkey.away == "share" else None
         self.limiter = Limiter(
@@ -94,15 +97,14 @@ class Assembly:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch the replicas and run the llama-servers within the block; nothing of them is left after it."""
-        async with self._remembering(), asyncio.TaskGroup() as tasks:
+        async with self._remembering(), self._linked(), asyncio.TaskGroup() as tasks:
             self.watches.group = tasks
             for entry in self.fleet.entries.values():
                 begin(entry, self.loader, self.watches)
             own = [tasks.create_task(self.loader.run(), name="corral-loader")]
-            if self.shared_limits is not None:
-                own.append(tasks.create_task(self.shared_limits.run(), name="corral-shared-limits"))
-            if self.shared_slots is not None:
-                own.append(tasks.create_task(self.shared_slots.run(), name="corral-sharing"))
+            if self.shared is not None:
+                own.append(tasks.create_task(self.shared.limits.run(), name="corral-shared-limits"))
+                own.append(tasks.create_task(self.shared.slots.run(), name="corral-sharing"))
             if self.config.server.watch:
                 own.append(tasks.create_task(watch(self._files, self.reload_and_tell), name="corral-file-watch"))
             try:
@@ -111,13 +113,9 @@ class Assembly:
             finally:
                 self.fleet.close()
                 self.watches.close()
-                if self.shared_limits is not None:
-                    await self.shared_limits.drain()
                 for task in own:
                     task.cancel()
         await self.client.close()
-        if self.shared_slots is not None:
-            await self.shared_slots.close()
 
     def _tenancy(self, config: Config) -> "Tenancy | None":
         """Where there is a store; without one nothing of it is imported."""
@@ -129,6 +127,20 @@ class Assembly:
 
     def _remembering(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.tenancy is None else self.tenancy.running()
+
+    @asynccontextmanager
+    async def _linked(self) -> AsyncIterator[None]:
+        """Where there is a Valkey: who is told to end within the block still says its last word."""
+        if self.shared is None:
+            yield
+            return
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(self.shared.link.run(), name="corral-valkey")
+            try:
+                yield
+            finally:
+                await self.shared.link.drain()
+                task.cancel()
 
     def _restore_budget(self, account: str, tokens_day: int, tokens_month: int, unix_s: float) -> None:
         self.limiter.restore(account, tokens_day, tokens_month, unix_s)
@@ -278,20 +290,29 @@ def _warn(config: Config) -> None:
         log.warning("the settings name unknown clients", extra={"fields": {"clients": unknown}})
 
 
-def _shared_limits(settings: ValkeySettings) -> "SharedLimits | None":
-    """The limits in Valkey, if there is one."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The one way to Valkey, and what goes it."""
+
+    link: "Link"
+    limits: "SharedLimits"
+    slots: Sharing
+
+
+def _shared(settings: ValkeySettings) -> Shared | None:
+    """If there is a Valkey."""
     if settings.url is None:
         return None
     # Its library takes memory.
+    from corral.valkey.link import Link
+    from corral.valkey.listener import Listener
     from corral.valkey.shared_limits import SharedLimits
 
-    return SharedLimits(
-        settings.url.get_secret_value(),
-        settings.timeout_s,
-        settings.lease_s,
-        settings.prefix,
-        lambda: f"{random.getrandbits(96):024x}",
-    )
+    url = settings.url.get_secret_value()
+    link = Link(url, settings.timeout_s, settings.prefix)
+    book = ValkeyBook(settings, link, Listener(url, settings.timeout_s))
+    limits = SharedLimits(link, settings.lease_s, settings.prefix, lambda: f"{random.getrandbits(96):024x}")
+    return Shared(link, limits, Sharing(settings, book))
 
 
 class Current:

@@ -203,7 +203,7 @@ def test_many_at_once_get_no_more_than_the_limit_at_any_time(fake: FakeLlama) ->
 
 
 def test_without_a_valkey_its_library_is_not_even_read() -> None:
-    names = "'redis' in sys.modules, 'corral.valkey' in sys.modules"
+    names = "'redis' in sys.modules, 'corral.valkey.link' in sys.modules"
     code = f"import sys; from corral.assembly import Assembly; print({names})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

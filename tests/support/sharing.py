@@ -1,7 +1,7 @@
 """Corrals that count their limits together, without the rest of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from corral.core.limits import COUNTED, Limit, Rules, Scope
 from corral.core.tally import Verdict
+from corral.valkey.link import Link
 from corral.valkey.shared_limits import SharedLimits
 
 US = 1_000_000
@@ -44,13 +45,28 @@ async def sharing(
     """A Corral's way to the limits; it lives as long as the block."""
     ids = count()
     unique = uuid4().hex
-    limits = SharedLimits(
-        url, 1.0, lease_s, "test", lambda: f"{name}-{unique}-{next(ids)}", None if clock is None else clock.us
-    )
-    task = asyncio.create_task(limits.run())
+    async with linked(url, 1.0, "test") as link:
+        limits = SharedLimits(
+            link, lease_s, "test", lambda: f"{name}-{unique}-{next(ids)}", None if clock is None else clock.us
+        )
+        async with beside(limits.run()):
+            yield limits
+
+
+@asynccontextmanager
+async def linked(url: str, timeout_s: float, prefix: str) -> AsyncIterator[Link]:
+    """A Corral's way to Valkey; what is told it within the block comes through."""
+    link = Link(url, timeout_s, prefix)
+    async with beside(link.run()):
+        yield link
+        await link.drain()
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
-        yield limits
-        await limits.drain()
+        yield
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):

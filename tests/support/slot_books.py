@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from corral.config import ValkeySettings
 from corral.core.holding import Answer, Ask
 from corral.upstream.shared.book import PLACE_SHARE, Message, Start, settle_s
-from corral.upstream.shared.lost import ValkeyLost
+from corral.valkey.lost import ValkeyLost
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Literal
 from uuid import uuid4
 
@@ -18,12 +18,14 @@ from corral.core.errors import SharedStateAway
 from corral.core.holding import Answer, Ask
 from corral.upstream.lease import Lease
 from corral.upstream.shared.book import Message, ValkeyBook
-from corral.upstream.shared.lost import ValkeyLost
 from corral.upstream.shared.sharing import Sharing
+from corral.valkey.listener import Listener
+from corral.valkey.lost import ValkeyLost
 from support.loops import LOOPS, NewLoop, on_both_loops
 from support.pools import demand_of, leasing
 from support.services import valkey
 from support.sharers import Sharer
+from support.sharing import linked
 from support.slot_books import MemoryBook
 
 SLOTS = 4
@@ -51,24 +53,30 @@ def settings_of(
 
 @asynccontextmanager
 async def book_of(url: str, **given: float) -> AsyncIterator[ValkeyBook]:
-    book = ValkeyBook(settings_of(url, **given))  # type: ignore[arg-type]  # mypy does not know which
-    try:
+    async with booked(settings_of(url, **given)) as book:  # type: ignore[arg-type]  # mypy does not know which
         yield book
-    finally:
-        await book.close()
+
+
+@asynccontextmanager
+async def booked(settings: ValkeySettings) -> AsyncIterator[ValkeyBook]:
+    assert settings.url is not None
+    url = settings.url.get_secret_value()
+    async with linked(url, settings.timeout_s, settings.prefix) as link:
+        yield ValkeyBook(settings, link, Listener(url, settings.timeout_s))
 
 
 @asynccontextmanager
 async def corrals(*given: ValkeySettings) -> AsyncIterator[list[Sharer]]:
     """Corrals with one replica each, which is the same one."""
-    several = [Sharer(Sharing(each), [SLOTS]).begin(asyncio.get_running_loop()) for each in given]
-    try:
-        yield several
-    finally:
-        for corral in several:
-            corral.end()
-            await corral.ended()
-            await corral.sharing.close()
+    async with AsyncExitStack() as stack:
+        sharings = [Sharing(each, await stack.enter_async_context(booked(each))) for each in given]
+        several = [Sharer(sharing, [SLOTS]).begin(asyncio.get_running_loop()) for sharing in sharings]
+        try:
+            yield several
+        finally:
+            for corral in several:
+                corral.end()
+                await corral.ended()
 
 
 async def until(claim: Callable[[], bool]) -> None:
@@ -245,7 +253,8 @@ def test_a_valkey_that_ends_and_begins_again_is_used_again_without_a_restart(
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(away_and_back("refuse"))
     # Of both; at the end Valkey goes once more.
-    assert sorted(record.message for record in caplog.records[:4]) == ["valkey lost"] * 2 + ["valkey returned"] * 2
+    told = [record.message for record in caplog.records if record.name == "corral.sharing"]
+    assert sorted(told[:4]) == ["valkey lost"] * 2 + ["valkey returned"] * 2
 
 
 @pytest.mark.parametrize("new_loop", LOOPS, ids=["asyncio", "uvloop"])
@@ -304,14 +313,12 @@ async def test_what_others_say_in_the_channel_is_passed_over(url: str) -> None:
     from redis.asyncio import Redis
 
     given = settings_of(url)
-    book = ValkeyBook(given)
-    async with Redis.from_url(url) as stranger, book.listen() as said:
+    async with Redis.from_url(url) as stranger, booked(given) as book, book.listen() as said:
         for text in ("hello", "1 x r", "1 2"):
             await stranger.publish(f"{given.prefix}:slots", text)
         await book.hold("corral", "host:1/a b", Ask(1, 1, ()))
         message = await anext(said)
     assert (message.name, message.total) == ("host:1/a b", 1)
-    await book.close()
 
 
 @on_both_loops
@@ -351,14 +358,11 @@ def test_a_valkey_that_does_not_answer_is_lost_after_its_time() -> None:
     async def ask() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1]
-            book = ValkeyBook(ValkeySettings(url=SecretStr(f"redis://127.0.0.1:{port}"), timeout_s=0.05))
-            try:
+            async with booked(ValkeySettings(url=SecretStr(f"redis://127.0.0.1:{port}"), timeout_s=0.05)) as book:
                 with pytest.raises(ValkeyLost):
                     await book.hold("corral", "r", Ask(1, 0, (1,)))
                 with pytest.raises(ValkeyLost):
                     async with book.listen():
                         pass
-            finally:
-                await book.close()
 
     asyncio.run(ask())

@@ -167,7 +167,7 @@ async def test_several_corrals_never_let_in_more_than_one_would(valkey_url: str)
         async with asyncio.TaskGroup() as tasks:
             for number in range(90):
                 tasks.create_task(client((a, b, c)[number % 3]))
-        await a.drain()
+        await a._link.drain()
         verdict, _ = await must_take(a, rules, 10_000)
     assert 0 < most <= 7
     assert 7 <= admitted <= 50

@@ -5,20 +5,28 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
+from corral.config import ValkeySettings
+from corral.core.holding import Ask
 from corral.core.limits import Limit
-from corral.valkey.link import Command, Link, Script, _plain
-from corral.valkey.shared_limits import LIMITS
+from corral.upstream.shared.book import ValkeyBook
+from corral.valkey.client import plain
+from corral.valkey.link import PROBE, Link
+from corral.valkey.listener import Listener
+from corral.valkey.lost import ValkeyLost
+from corral.valkey.script import Script
 from support.loops import on_both_loops
 from support.run import async_test
-from support.sharing import must_take, rules_of, sharing
+from support.sharing import linked, must_take, rules_of, sharing
 
 WAIT_S = 20.0
 
@@ -81,7 +89,7 @@ async def test_who_asks_while_it_is_away_is_told_and_all_goes_on_when_it_is_back
                 left = {standing.limit: standing.left for standing in verdict.standings}
                 # It has forgotten everything, and is told again what is open.
                 assert (left[Limit.IN_FLIGHT], left[Limit.TOKENS]) == (1, 800)
-                await limits.drain()
+                await limits._link.drain()
 
 
 @async_test
@@ -100,7 +108,7 @@ async def test_what_was_used_while_it_was_away_is_counted_when_it_is_back() -> N
             finally:
                 os.kill(pid, signal.SIGCONT)
             await until(lambda: not limits.away)
-            await limits.drain()
+            await limits._link.drain()
             verdict, _ = await must_take(limits, rules, 100)
             assert [standing.left for standing in verdict.standings] == [777, 777]
 
@@ -183,9 +191,9 @@ async def test_one_that_cannot_be_written_to_is_away() -> None:
             await must_take(limits, rules)
 
 
-@async_test
-async def test_it_runs_on_a_cluster() -> None:
-    rules = rules_of({Limit.REQUESTS: 10, Limit.TOKENS: 1000, Limit.IN_FLIGHT: 2}, {Limit.REQUESTS: 3})
+@asynccontextmanager
+async def cluster() -> AsyncIterator[str]:
+    """The URL of one that is a single server."""
     with server(**{"cluster-enabled": "yes"}) as there:
         async with Redis.from_url(there.connection_url) as client:
             ask: Any = client.execute_command
@@ -196,13 +204,56 @@ async def test_it_runs_on_a_cluster() -> None:
                 return "cluster_state:ok" in re.sub("[ ']", "", str(await ask("CLUSTER", "INFO")))
 
             await until(formed)
-        async with sharing(there.connection_url) as limits:
-            _, settle = await must_take(limits, rules, 100)
-            settle(50, True)
-            await must_take(limits, rules, 100)
-            verdict, _ = await must_take(limits, rules, 100)
-            assert [standing.left for standing in verdict.standings] == [7, 750, 0, 0]
-            assert not limits.away
+        yield there.connection_url
+
+
+@async_test
+async def test_it_runs_on_a_cluster() -> None:
+    rules = rules_of({Limit.REQUESTS: 10, Limit.TOKENS: 1000, Limit.IN_FLIGHT: 2}, {Limit.REQUESTS: 3})
+    async with cluster() as url, sharing(url) as limits:
+        _, settle = await must_take(limits, rules, 100)
+        settle(50, True)
+        await must_take(limits, rules, 100)
+        verdict, _ = await must_take(limits, rules, 100)
+        assert [standing.left for standing in verdict.standings] == [7, 750, 0, 0]
+        assert not limits.away
+
+
+@on_both_loops
+async def test_slots_are_shared_in_a_cluster() -> None:
+    async with cluster() as url, linked(url, 5.0, "test") as link:
+        book = ValkeyBook(ValkeySettings(prefix="test"), link, Listener(url, 5.0))
+        async with book.listen() as said:
+            assert (await book.start()).run_id
+            assert (await book.hold("one", "r", Ask(2, 0, (1,)))).granted == 1
+            answer = await book.hold("other", "r", Ask(2, 0, (1, 1)))
+            assert (answer.granted, answer.others) == (1, 1)
+            assert (await anext(said)).total == 1
+
+
+@async_test
+async def test_a_connection_that_has_ended_is_no_reason_to_give_up_what_may_run_twice(valkey_url: str) -> None:
+    async with Redis.from_url(valkey_url) as client, linked(valkey_url, 5.0, "test") as link:
+        ask = partial(link.ask, PROBE, ("test:probe",), ())
+        assert await ask() == 1
+        await client.client_kill_filter(_type="normal", skipme=True)
+        assert await ask(again=True) == 1
+        await client.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(ValkeyLost) as lost:
+            await ask()
+        assert lost.value.sent
+        assert await ask() == 1
+
+
+@async_test
+async def test_who_does_not_wait_any_more_is_not_asked_for(valkey_url: str) -> None:
+    count = Script("return redis.call('INCR', KEYS[1])")
+    async with linked(valkey_url, 5.0, "test") as link:
+        key = (f"test:{uuid4().hex}",)
+        leaver = asyncio.create_task(link.ask(count, key, ()))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        assert await link.ask(count, key, ()) == 1
 
 
 @pytest.mark.parametrize("said", [b":abc\r\n", b"*-1\r\n", b"_\r\n", b":5\r\n", b"%1\r\n+a\r\n+b\r\n"])
@@ -223,11 +274,10 @@ async def test_what_is_no_valkey_is_away(said: bytes) -> None:
 @on_both_loops
 async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, valkey_url: str) -> None:
     """The library loses a cancellation in one of these moments."""
-    probe = Command(LIMITS, ("test:probe",), "probe -")
-    link = Link(valkey_url, 1.0, probe, lambda: None)
+    link = Link(valkey_url, 1.0, "test")
     task = asyncio.create_task(link.run())
-    await link.ask(*said_by(probe))
-    link.tell(*said_by(probe))
+    await link.ask(PROBE, ("test:probe",), ())
+    link.tell(PROBE, ("test:probe",), ())
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()
@@ -237,12 +287,8 @@ async def test_one_that_is_told_to_end_ends_whatever_it_is_about(steps: int, val
     assert ended
 
 
-def said_by(command: Command) -> tuple[Script, Sequence[str], str]:
-    return command.script, command.keys, command.words
-
-
 @pytest.mark.parametrize(
-    ("url", "plain"),
+    ("url", "known"),
     [
         ("valkey://host:1/0", "redis://host:1/0"),
         ("valkeys://host", "rediss://host"),
@@ -250,5 +296,5 @@ def said_by(command: Command) -> tuple[Script, Sequence[str], str]:
         ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
     ],
 )
-def test_urls_may_say_valkey(url: str, plain: str) -> None:
-    assert _plain(url) == plain
+def test_urls_may_say_valkey(url: str, known: str) -> None:
+    assert plain(url) == known

@@ -352,10 +352,4 @@ local function restore()
   return 1
 end
 
--- Whether it can be written to.
-local function probe()
-  redis.call('SET', KEYS[1], '1', 'PX', 1000)
-  return 1
-end
-
-return ({take = take, settle = settle, refresh = refresh, restore = restore, probe = probe})[words[1]]()
+return ({take = take, settle = settle, refresh = refresh, restore = restore})[words[1]]()

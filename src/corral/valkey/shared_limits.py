@@ -1,7 +1,6 @@
 """The limits, counted by several Corrals together."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +9,11 @@ from pathlib import Path
 from corral.core.calendar import day_of, month_of
 from corral.core.limits import COUNTED, NEVER_S, Rules, Scope, Standing
 from corral.core.tally import Verdict
-from corral.valkey.link import Away, Command, Link, Script
+from corral.valkey.link import Link
+from corral.valkey.lost import ValkeyLost
+from corral.valkey.script import Script
 
-TEXT = (Path(__file__).parent / "limits.lua").read_text(encoding="utf-8")
-LIMITS = Script(TEXT, hashlib.sha1(TEXT.encode(), usedforsecurity=False).hexdigest())
+LIMITS = Script((Path(__file__).parent / "limits.lua").read_text(encoding="utf-8"))
 
 US = 1_000_000
 # Four numbers for each limit.
@@ -52,8 +52,7 @@ class SharedLimits:
 
     def __init__(
         self,
-        url: str,
-        timeout_s: float,
+        link: Link,
         lease_s: float,
         prefix: str,
         new_id: Callable[[], str],
@@ -65,8 +64,8 @@ class SharedLimits:
         self._new_id = new_id
         self._clock_us = clock_us
         self._held: dict[str, Held] = {}
-        probe = Command(LIMITS, (f"{prefix}:probe",), f"probe {NOTHING}")
-        self._link = Link(url, timeout_s, probe, self._refresh)
+        self._link = link
+        link.on_back(self._refresh)
 
     async def take(self, rules: Rules, tokens: int) -> tuple[Verdict, Settle | None] | None:
         """Take one request of at most so many tokens from all limits, or nothing from any; None while Valkey is away.
@@ -78,9 +77,10 @@ class SharedLimits:
         window_us = round(rules.window_s * US)
         settle = partial(self._settle, id, keys, window_us)
         try:
-            answer = await self._link.ask(LIMITS, keys, self._words("take", id, window_us, tokens, *_limits(rules)))
-        except Away as away:
-            if away.sent:
+            words = self._words("take", id, window_us, tokens, *_limits(rules))
+            answer = await self._link.ask(LIMITS, keys, (words,))
+        except ValkeyLost as lost:
+            if lost.sent:
                 settle(0, False, void=True)
             return None
         except asyncio.CancelledError:
@@ -101,18 +101,16 @@ class SharedLimits:
         """So much at least has the account used in the day and month of this time; it only ever raises the counts."""
         keys = _keys(self._prefix, account, (Scope("", ()),))
         periods = (day_of(unix_s).number, tokens_day, month_of(unix_s).number, tokens_month)
-        self._link.tell(LIMITS, keys, f"restore {self._now()} {' '.join(map(str, periods))}")
+        self._link.tell(LIMITS, keys, (f"restore {self._now()} {' '.join(map(str, periods))}",))
 
     async def run(self) -> None:
-        """Keep the link, and what is held; until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._link.run(), name="corral-valkey")
-            while True:
-                await asyncio.sleep(self._lease_s / REFRESHES)
-                if not self._link.away:
-                    self._refresh()
-                    # Nobody is to be the first to find out that it is gone, or has been.
-                    self._link.look()
+        """Keep what is held; until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_s / REFRESHES)
+            if not self._link.away:
+                self._refresh()
+                # Nobody is to be the first to find out that it is gone, or has been.
+                self._link.look()
 
     @property
     def away(self) -> bool:
@@ -124,15 +122,12 @@ class SharedLimits:
         """How many settlements could not be kept until Valkey was back."""
         return self._link.lost
 
-    async def drain(self) -> None:
-        """Wait for a bounded time until Valkey knows what has been used."""
-        await self._link.drain()
-
     def _settle(
         self, id: str, keys: tuple[str, ...], window_us: int, used_tokens: int, ran: bool, *, void: bool = False
     ) -> None:
         self._held.pop(id, None)
-        self._link.tell(LIMITS, keys, self._words("settle", id, window_us, used_tokens, int(ran), int(void)))
+        words = self._words("settle", id, window_us, used_tokens, int(ran), int(void))
+        self._link.tell(LIMITS, keys, (words,))
 
     def _refresh(self) -> None:
         """Tell of all that is open."""
@@ -142,7 +137,8 @@ class SharedLimits:
         for (keys, window_us), members in groups.items():
             for start in range(0, len(members), REFRESHED):
                 pairs = [word for held in members[start : start + REFRESHED] for word in (held.id, held.record)]
-                self._link.tell(LIMITS, keys, f"refresh {self._now()} {window_us} {self._lease_us} {' '.join(pairs)}")
+                words = " ".join(("refresh", self._now(), str(window_us), str(self._lease_us), *pairs))
+                self._link.tell(LIMITS, keys, (words,))
 
     @property
     def _lease_us(self) -> int:

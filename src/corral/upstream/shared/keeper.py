@@ -8,7 +8,7 @@ from secrets import token_hex
 from corral.core.holding import Ask, Holding, Stage
 from corral.upstream.replica import Replica
 from corral.upstream.shared.book import PLACE_SHARE, Book
-from corral.upstream.shared.lost import ValkeyLost
+from corral.valkey.lost import ValkeyLost
 
 # What is held is stated anew three times while a lease lasts, a place in line twice while it does.
 REFRESH_SHARE = 1 / 3

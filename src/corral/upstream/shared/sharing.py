@@ -8,9 +8,9 @@ from contextlib import suppress
 from corral.config import ValkeySettings
 from corral.core.holding import Ask, Holding
 from corral.upstream.replica import Replica
-from corral.upstream.shared.book import RETRY_S, Book, Message, ValkeyBook, settle_s
+from corral.upstream.shared.book import RETRY_S, Book, Message, settle_s
 from corral.upstream.shared.keeper import Keeper
-from corral.upstream.shared.lost import ValkeyLost
+from corral.valkey.lost import ValkeyLost
 
 log = logging.getLogger("corral.sharing")
 
@@ -21,10 +21,9 @@ AGAIN_S = 0.05
 class Sharing:
     """Whether the book can be read. One writer: ``run``, and the keepers, who tell it when they cannot."""
 
-    def __init__(self, settings: ValkeySettings, book: Book | None = None) -> None:
-        """``book``: another one than Valkey's, for tests."""
+    def __init__(self, settings: ValkeySettings, book: Book) -> None:
         self._settings = settings
-        self._book: Book = book or ValkeyBook(settings)
+        self._book = book
         self._settle_s = settle_s(settings)
         self._keepers: list[Keeper] = []
         self._run_id: str | None = None
@@ -61,9 +60,6 @@ class Sharing:
             await keeper.run()
         finally:
             self._keepers.remove(keeper)
-
-    async def close(self) -> None:
-        await self._book.close()
 
     async def _listen(self) -> None:
         """Hear the others for as long as that works; raises ValkeyLost when it does not from the beginning on."""

@@ -1,10 +1,11 @@
 -- The book of one llama-server's slots: who holds how many, and who waits in line for more.
 --
 -- KEYS[1]   the book, a hash: a field for each Corral, and `version`
--- ARGV      the Corral; the slots there are; how long what it holds stays its own, and its place in line, and how
---           long everybody may take to state what they hold after this server was away (ms); the channel; the name
---           that is told there; the slots that its calls hold; then the tasks of each call that is to start, in order
--- returns   how many of these calls may start; the slots that others hold; those that are kept for others who
+-- ARGV[1]   numbers in one text: the slots there are; how long what a Corral holds stays its own, and its place in
+--           line, and how long everybody may take to state what they hold after this server was away (ms); the slots
+--           that its calls hold; then the tasks of each call that is to start, in order
+-- ARGV[2]   the Corral; [3] the channel; [4] the name that is told there
+-- returns   one text: how many of these calls may start; the slots that others hold; those that are kept for others who
 --           have asked before; the version; in how many ms the first of the others' entries ends (-1: there is none)
 --
 -- What a Corral holds is taken down as it says, even beyond the slots there are: its calls run. More is granted only as
@@ -15,10 +16,12 @@
 local FORGOTTEN_MS = 24 * 3600 * 1000
 
 local book = KEYS[1]
-local me = ARGV[1]
-local slots, lease_ms, place_ms, settle_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local channel, name = ARGV[6], ARGV[7]
-local keep = tonumber(ARGV[8])
+local numbers = {}
+for number in string.gmatch(ARGV[1], '%d+') do
+  numbers[#numbers + 1] = tonumber(number)
+end
+local slots, lease_ms, place_ms, settle_ms, keep = unpack(numbers, 1, 5)
+local me, channel, name = ARGV[2], ARGV[3], ARGV[4]
 
 -- The server's clock: those of the Corrals may differ.
 local clock = redis.call('TIME')
@@ -94,8 +97,8 @@ end
 
 local granted, held, waits = 0, keep, 0
 local ahead = kept_before(my_place)
-for i = 9, #ARGV do
-  local tasks = tonumber(ARGV[i])
+for i = 6, #numbers do
+  local tasks = numbers[i]
   if others + held + tasks + ahead > slots then
     -- One that there can never be room for must not stand in the way of others.
     if tasks <= slots then
@@ -126,4 +129,4 @@ end
 if total ~= total_before or total + in_line < total_before + line_before then
   redis.call('PUBLISH', channel, string.format('%.0f %d %s', version, total, name))
 end
-return { granted, others, ahead, version, expires_ms }
+return string.format('%d %d %d %.0f %.0f', granted, others, ahead, version, expires_ms)
