@@ -16,7 +16,7 @@ from support.door import Door
 from support.fake import FakeLlama
 from support.gateway import KEY, Gateway
 from support.raw_client import Reply
-from support.services import OwnPostgres, fresh_database, own_postgres
+from support.services import fresh_database, own_postgres
 from support.talk import CHAT, chat, error_of, new_id, post, record_of, send_raw
 
 CORRAL = (sys.executable, "-m", "corral")
@@ -192,18 +192,11 @@ def test_what_is_wrong_is_said_with_what_would_be_right(filled: Place, arguments
 # -- one change, several Corrals -------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[OwnPostgres]:
-    with own_postgres() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def shared_place(request: pytest.FixtureRequest, tmp_path: Path, fake: FakeLlama) -> Place:
     if request.param == "sqlite":
         return Place(tmp_path, fake)
-    server: OwnPostgres = request.getfixturevalue("own_server")
-    return Place(tmp_path, fake, CORRAL_STORE_URL=fresh_database(server.url))
+    return Place(tmp_path, fake, CORRAL_STORE_URL=fresh_database(request.getfixturevalue("postgres_url")))
 
 
 def test_row_15_a_change_reaches_every_process(shared_place: Place) -> None:
