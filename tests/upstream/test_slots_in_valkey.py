@@ -22,6 +22,7 @@ from corral.upstream.shared.lost import ValkeyLost
 from corral.upstream.shared.sharing import Sharing
 from support.loops import LOOPS, NewLoop, on_both_loops
 from support.pools import demand_of, leasing
+from support.ports import free_port
 from support.services import valkey
 from support.sharers import Sharer
 from support.slot_books import MemoryBook
@@ -215,12 +216,6 @@ async def test_a_corral_that_ends_gives_its_slots_back_at_once(url: str) -> None
 
 
 # A Valkey that comes and goes.
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 async def refused(corral: Sharer) -> bool:

