@@ -99,12 +99,12 @@ class Gateway:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return self._http.post(self.url + path, json=body, headers=headers | options.pop("headers", {}), **options)
 
-    def until(self, claim: Callable[[], object], what: str) -> None:
+    def until(self, claim: Callable[[], object], what: str, *, pause_s: float = 0.01) -> None:
         """Wait until a claim is true; fails, with what Corral printed, after a while."""
         deadline = time.monotonic() + PATIENCE_S
         while not claim():
             assert time.monotonic() < deadline, f"never {what}:\n{self.output}"
-            time.sleep(0.01)
+            time.sleep(pause_s)
 
     def until_listening(self) -> None:
         self.until(lambda: self._live() or self.process.poll() is not None, "listening")
