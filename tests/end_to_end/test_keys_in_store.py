@@ -50,7 +50,12 @@ class Place:
     def __init__(self, directory: Path, fake: FakeLlama, **settings: str) -> None:
         (directory / "corral.yaml").write_text(MODELS.format(fake=fake))
         self.directory = directory
-        self.settings = {"CORRAL_QUEUE_UNREADY_PATIENCE": "100ms", "OPERATOR_API_KEY": "key-of-operator", **settings}
+        self.settings = {
+            "CORRAL_QUEUE_UNREADY_PATIENCE": "100ms",
+            "CORRAL_USAGE_INGEST": "100ms",
+            "OPERATOR_API_KEY": "key-of-operator",
+            **settings,
+        }
 
     def corral(self, *arguments: str) -> str:
         """What a command prints, which succeeds."""
