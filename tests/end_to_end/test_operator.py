@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from support.children import alive, fake_engine
-from support.commands import run
+from support.commands import corral, run
 from support.fake import FakeLlama
 from support.front import write_settings
 from support.gateway import KEY, Gateway
@@ -84,7 +84,7 @@ def models(gateway: Gateway) -> dict[str, dict[str, Any]]:
 
 def command(gateway: Gateway, *arguments: str, key: str | None = OPERATOR) -> "subprocess.CompletedProcess[str]":
     keys = {"OPERATOR_API_KEY": key} if key else {}
-    return run([sys.executable, "-P", "-m", "corral", *arguments, "--url", gateway.url], Path("/"), **keys)
+    return corral([*arguments, "--url", gateway.url], Path("/"), **keys)
 
 
 def test_everything_is_told_of_the_models(gateway: Gateway) -> None:

@@ -12,7 +12,8 @@ import pytest
 from support.door import Door
 from support.fake import FakeLlama
 from support.front import write_settings
-from support.gateway import Gateway, free_port
+from support.gateway import Gateway
+from support.ports import free_port
 from support.services import valkey
 from support.talk import CHAT, begin, chat, error_of, post
 

@@ -16,7 +16,7 @@ from support.fake import FakeLlama
 from support.front import write_settings
 from support.gateway import Gateway
 from support.offspring import children_of
-from support.services import own_postgres, postgres
+from support.services import own_postgres
 from support.talk import CHAT, DONE, EMBEDDINGS, MODES, begin, chat, new_id, post
 
 SETTINGS = """\
@@ -210,12 +210,6 @@ def test_nothing_secret_is_in_the_journal_or_the_store(books: Gateway, directory
         content = path.read_bytes()
         assert request_id.encode() in content or b"canary" not in content
         assert not [secret for secret in (b"canary", ANN.encode()) if secret in content]
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -1,20 +1,12 @@
 """Stores on both databases."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from corral.config import StoreSettings
-from support.services import fresh_database, postgres
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL that all tests share."""
-    with postgres() as url:
-        yield url
+from support.services import fresh_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

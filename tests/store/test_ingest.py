@@ -34,7 +34,6 @@ from support.books import (
     told_sums,
 )
 from support.journals import finish, journal_in, record_of
-from support.services import postgres
 
 PRICES = {"llama": Price(1.0, 0.1, 2.0)}
 FILE_BYTES = 1500
@@ -46,12 +45,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("template") / "corral.db"
     make_store(place)
     return place
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
 
 
 class Broken(Exception):

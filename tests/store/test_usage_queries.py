@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,10 @@ from corral.store.take import Taker
 from corral.store.usage import spent, usage_of
 from support.books import empty_store, read_exchanges, read_hours, store_of
 from support.journals import finish, journal_in, record_of
-from support.services import postgres
 
 DAY_S = 86400
 # Noon in the middle of a month.
 NOON = 1_763_208_000.0
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
+from corral.cli import main
 from support.gateway import is_setting
 
 # Loading two models takes seconds; a busy machine takes longer.
@@ -14,7 +18,7 @@ LIMIT_S = 100.0
 
 def run(command: Sequence[str | Path], directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; settings are environment names."""
-    environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
+    environment = without_settings()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command,
@@ -25,6 +29,27 @@ def run(command: Sequence[str | Path], directory: Path, **settings: str) -> subp
         timeout=LIMIT_S,
         check=False,
     )
+
+
+def corral(arguments: Sequence[str], directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """As ``run``, a command of Corral's; in this process, which takes a tenth of the time. What it raises is raised."""
+    code, out, err = 0, StringIO(), StringIO()
+    with (
+        chdir(directory),
+        patch.dict(os.environ, without_settings() | settings, clear=True),
+        patch.object(sys, "argv", ["corral", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
+def without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not is_setting(name)}
 
 
 def succeed(command: Sequence[str | Path], directory: Path, **settings: str) -> str:

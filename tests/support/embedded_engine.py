@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 
-from support.gateway import free_port
+from support.ports import free_port
 
 # Loading takes about a second; a busy machine takes longer.
 PATIENCE_S = 60.0

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from support.models import smollm2
+from support.ports import free_port
 from support.raw_client import Reply, ask
 
 # Loading takes about a second; a busy machine takes longer.
@@ -79,9 +79,3 @@ class BareEngine:
 def model() -> Path:
     named = os.environ.get("CORRAL_TEST_MODEL")
     return Path(named) if named else smollm2()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -35,8 +35,8 @@ class Front:
         """Let the fakes be as freshly started, and wait until the gateway has noticed."""
         self._start_anew()
         if self.gateway.metric("corral_replica_breaker_open"):
-            # Those whose calls failed again and again are trusted when one succeeds.
-            self.gateway.until(self._trusts_all, "trusting all")
+            # Those whose calls failed again and again are trusted when one succeeds, which they may try after a second.
+            self.gateway.until(self._trusts_all, "trusting all", pause_s=0.1)
             self._start_anew()
 
     def _start_anew(self) -> None:

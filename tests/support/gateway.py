@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from support.door import Door
+from support.ports import free_port
 
 # How long a condition may take to come true on a slow, busy machine.
 PATIENCE_S = 60.0
@@ -99,12 +99,12 @@ class Gateway:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return self._http.post(self.url + path, json=body, headers=headers | options.pop("headers", {}), **options)
 
-    def until(self, claim: Callable[[], object], what: str) -> None:
+    def until(self, claim: Callable[[], object], what: str, *, pause_s: float = 0.01) -> None:
         """Wait until a claim is true; fails, with what Corral printed, after a while."""
         deadline = time.monotonic() + PATIENCE_S
         while not claim():
             assert time.monotonic() < deadline, f"never {what}:\n{self.output}"
-            time.sleep(0.01)
+            time.sleep(pause_s)
 
     def until_listening(self) -> None:
         self.until(lambda: self._live() or self.process.poll() is not None, "listening")
@@ -165,14 +165,6 @@ class Gateway:
             self._lines.append(line)
             if line.startswith("{"):
                 self._events.append(json.loads(line))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def sum_of(metrics: str, name: str, **labels: str) -> float:

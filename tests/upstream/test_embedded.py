@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from corral.upstream.embedded_args import AUTO_SLOTS, DEFAULT_PHYSICAL_BATCH, Ba
 from corral.upstream.embedded_options import OPTIONS, Lora, Option
 from corral.upstream.spec import EngineSpec
 from support.models import smollm2
+from support.ports import free_port
 
 # What a busy machine may need for a model of this size.
 READY_S = 60.0
@@ -158,12 +158,6 @@ def shown(value: Any) -> Any:
     if hasattr(value, "scale"):
         return (value.path, value.scale)
     return pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Engine:

@@ -23,6 +23,7 @@ from corral.valkey.listener import Listener
 from corral.valkey.lost import ValkeyLost
 from support.loops import LOOPS, NewLoop, on_both_loops
 from support.pools import demand_of, leasing
+from support.ports import free_port
 from support.services import valkey
 from support.sharers import Sharer
 from support.sharing import linked
@@ -223,12 +224,6 @@ async def test_a_corral_that_ends_gives_its_slots_back_at_once(url: str) -> None
 
 
 # A Valkey that comes and goes.
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 async def refused(corral: Sharer) -> bool:

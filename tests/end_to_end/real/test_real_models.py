@@ -10,9 +10,10 @@ import pytest
 
 from support.children import alive
 from support.commands import succeed
-from support.gateway import Gateway, free_port
+from support.gateway import Gateway
 from support.models import gemma, smollm2
 from support.offspring import children_of
+from support.ports import free_port
 
 pytestmark = pytest.mark.engine
 

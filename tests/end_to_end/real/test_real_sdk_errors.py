@@ -17,7 +17,8 @@ from openai import (
 from openai.types.chat import ChatCompletionMessageParam
 
 from support.embedded_engine import EmbeddedEngine
-from support.gateway import KEY, Gateway, free_port
+from support.gateway import KEY, Gateway
+from support.ports import free_port
 
 pytestmark = pytest.mark.engine
 
