@@ -33,8 +33,8 @@ class Page:
     def prolong(self, until: float) -> None:
         """It may have been away from all of them."""
         for each in self.entries.values():
-            if each.held:
-                each.until = max(each.until, until)
+            if each.held and each.place_until > 0 and each.until < until:
+                each.until, each.waits, each.place_until = until, 0, 0.0
 
 
 class MemoryBook:

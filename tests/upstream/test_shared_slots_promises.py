@@ -271,3 +271,16 @@ def test_what_a_dead_corral_held_is_free_a_moment_after_somebody_asks() -> None:
     state.do(seconds=state.book.settle_s + STEP_S)
     assert [lease.tasks for _, lease in state.leases] == [1]
     state.teardown()
+
+
+def test_what_a_dead_corral_held_is_kept_once_however_seldom_somebody_asks() -> None:
+    state = Sharing()
+    state.begin(slots=[1], turns=0)
+    state.calls_come_at_once(calls=[(2, 1)])
+    state.one_dies_and_another_begins(number=2, softly=False)
+    state.all_leases_have_ended()
+    state.time_passes()
+    state.calls_come_at_once(calls=[(0, 1)])
+    state.nobody_waits_for_slots_that_are_free()
+    state.the_book_is_true()
+    state.teardown()

@@ -59,8 +59,9 @@ for i = 1, #fields, 2 do
     held, till, waits, place_till, since =
       tonumber(held), tonumber(till), tonumber(waits), tonumber(place_till), tonumber(since)
     total_before, line_before = total_before + held, line_before + waits
-    if silence and held > 0 and till < now + settle_ms then
-      till = now + settle_ms
+    if silence and held > 0 and place_till > 0 and till < now + settle_ms then
+      -- Once: who does not state it meanwhile is dead. Its place in line has ended in the silence.
+      till, waits, place_till = now + settle_ms, 0, 0
       write(who, held, till, waits, place_till, since)
     end
     if waits > 0 and place_till <= now then
