@@ -25,6 +25,7 @@ import uvloop
 
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 TOKENS = re.compile(rb'"max_tokens": *(\d+)')
+STREAM = re.compile(rb'"stream": *true')
 BACKLOG = 4096
 
 NAMES = (
@@ -116,7 +117,7 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         path, body = request
-        if path == b"/v1/chat/completions" and b'"stream":true' in body:
+        if path == b"/v1/chat/completions" and STREAM.search(body):
             self._stream(body)
         elif path == b"/v1/chat/completions":
             self._transport.write(ANSWER)
