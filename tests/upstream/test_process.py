@@ -13,7 +13,7 @@ import pytest
 
 from corral.upstream.leash import NOT_EXECUTABLE, NOT_FOUND, USAGE
 from corral.upstream.logfile import LogFile
-from corral.upstream.process import Process, start_time
+from corral.upstream.process import Process, resident_bytes, start_time
 from support.children import alive, eventually, python
 from support.loops import on_both_loops
 
@@ -264,3 +264,14 @@ def test_a_zombie_counts_as_ended() -> None:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
         assert start_time(child.pid) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only /proc tells what a process holds")
+def test_one_that_was_killed_holds_an_unknown_amount_and_not_nothing_until_its_end_is_told() -> None:
+    """Its memory counts as it did, so that no other takes its place before it is started again."""
+    with subprocess.Popen(python(WAITS), stdout=subprocess.DEVNULL) as child:
+        assert (resident_bytes(child.pid) or 0) > 0
+        child.kill()
+        # It stays as a zombie as long as nobody waits for it.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert resident_bytes(child.pid) is None
