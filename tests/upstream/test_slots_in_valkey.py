@@ -17,7 +17,7 @@ from corral.config import ValkeySettings
 from corral.core.errors import SharedStateAway
 from corral.core.holding import Answer, Ask
 from corral.upstream.lease import Lease
-from corral.upstream.shared.book import Message, ValkeyBook
+from corral.upstream.shared.book import Message, ValkeyBook, settle_s
 from corral.upstream.shared.sharing import Sharing
 from corral.valkey.listener import Listener
 from corral.valkey.lost import ValkeyLost
@@ -146,6 +146,19 @@ async def test_a_time_in_which_nobody_could_say_anything_takes_nothing_from_anyb
         answer = await book.hold("alive", "r", Ask(1, 0, (1,)))
         assert (answer.granted, answer.others) == (0, 1)
         await until_granted(book)
+
+
+@on_both_loops
+async def test_what_nobody_states_after_such_a_time_is_kept_once(url: str) -> None:
+    given = settings_of(url, lease_s=0.3)
+    async with book_of(url, lease_s=0.3) as book:
+        await book.hold("dead", "r", Ask(1, 0, (1,)))
+        await asyncio.sleep(0.4)
+        assert (await book.hold("alive", "r", Ask(1, 0, ()))).others == 1
+        # Longer than it is kept for, and again a time in which nobody says anything.
+        await asyncio.sleep(settle_s(given) + 0.1)
+        answer = await book.hold("alive", "r", Ask(1, 0, (1,)))
+        assert (answer.granted, answer.others) == (1, 0)
 
 
 async def until_granted(book: ValkeyBook) -> None:
